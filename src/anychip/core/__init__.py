@@ -1,0 +1,96 @@
+"""The shared nouns. Imports nothing of ours; framework-free apart from jaxlib's MLIR bindings."""
+
+from anychip.core.config import KNOBS, Knob
+from anychip.core.dtypes import DTYPES, DType, dtype, nbytes
+from anychip.core.errors import (
+    AnychipError,
+    CompileError,
+    InputError,
+    PluginError,
+    SetupError,
+    UnsupportedError,
+    UsageError,
+    missing_extra,
+    unknown,
+)
+from anychip.core.files import sha256, write_atomically
+from anychip.core.language_model import ChatTemplate, Facts, LanguageModel, Precision, Tokenizer
+from anychip.core.module import Module
+from anychip.core.origin import Origin
+from anychip.core.quantity import Estimate, Measurement, Quantity, machine_name, measured
+from anychip.core.registry import Chip, Registry, discover
+from anychip.core.runs import RunFolder
+from anychip.core.signature import Argument, Dim, Result, Role, Signature
+from anychip.core.spec import (
+    ChipSpec,
+    Fact,
+    Limit,
+    LinkSpec,
+    MemorySpec,
+    SystemSpec,
+    read_chip,
+    read_system,
+)
+from anychip.core.target import CompileOptions, Coverage, Executable, OpCoverage, Target, TargetName
+from anychip.core.trace import Span, Trace, TraceKind
+from anychip.core.weights import Weight, Weights
+
+__all__ = [
+    "AnychipError",
+    "Argument",
+    "ChatTemplate",
+    "Chip",
+    "ChipSpec",
+    "CompileError",
+    "CompileOptions",
+    "Coverage",
+    "DTYPES",
+    "DType",
+    "Dim",
+    "Estimate",
+    "Executable",
+    "Fact",
+    "Facts",
+    "InputError",
+    "KNOBS",
+    "Knob",
+    "LanguageModel",
+    "Limit",
+    "LinkSpec",
+    "Measurement",
+    "MemorySpec",
+    "Module",
+    "OpCoverage",
+    "Origin",
+    "PluginError",
+    "Precision",
+    "Quantity",
+    "Registry",
+    "Result",
+    "Role",
+    "RunFolder",
+    "SetupError",
+    "Signature",
+    "Span",
+    "SystemSpec",
+    "Target",
+    "TargetName",
+    "Tokenizer",
+    "Trace",
+    "TraceKind",
+    "UnsupportedError",
+    "UsageError",
+    "Weight",
+    "Weights",
+    "discover",
+    "dtype",
+    "machine_name",
+    "measured",
+    "missing_extra",
+    "nbytes",
+    "read_chip",
+    "read_system",
+    "sha256",
+    "unknown",
+    "write_atomically",
+]

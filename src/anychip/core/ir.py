@@ -1,0 +1,101 @@
+"""MLIR contexts, parsing, verifying and printing. The only file that knows how jaxlib binds MLIR."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from anychip.core.errors import InputError
+
+
+def context() -> Any:
+    """A fresh MLIR context with StableHLO, CHLO, func and Shardy loaded."""
+    from jaxlib.mlir import ir
+    from jaxlib.mlir._mlir_libs import _jax_mlir_ext
+    from jaxlib.mlir.dialects import chlo, sdy, stablehlo
+
+    class Context(ir.Context):
+        # The parent's constructor loads every dialect linked into the binary; we need five.
+        def __init__(self, *args: Any, **kwargs: Any):
+            super(ir.Context, self).__init__(*args, **kwargs)
+
+    registry = ir.DialectRegistry()
+    _jax_mlir_ext.register_dialects(registry)
+    made = Context()
+    made.append_dialect_registry(registry)
+    made.load_all_available_dialects()
+    for dialect in (stablehlo, chlo, sdy):
+        dialect.register_dialect(made)
+    made.allow_unregistered_dialects = True  # module attributes named `anychip.…`
+    return made
+
+
+def parse(source: str | bytes, *, path: str = "") -> Any:
+    """Parse StableHLO text or MLIR bytecode in a fresh context and verify it.
+
+    The result keeps its context alive (`module.context`). Raises InputError with MLIR's own
+    message, which names line and column.
+    """
+    from jaxlib.mlir import ir
+
+    made = context()
+    with made:
+        try:
+            module = ir.Module.parse(source)
+            module.operation.verify()
+        except ir.MLIRError as error:
+            raise InputError(f"not valid StableHLO: {error}", path=path) from None
+        return module
+
+
+@contextmanager
+def opened(bytecode: bytes) -> Iterator[Any]:
+    """The parsed module, with its context entered, for the length of a `with` block."""
+    module = parse(bytecode)
+    with module.context:
+        yield module
+
+
+def to_bytecode(module: Any) -> bytes:
+    """MLIR bytecode with locations."""
+    buffer = io.BytesIO()
+    module.operation.write_bytecode(buffer)
+    return buffer.getvalue()
+
+
+def to_text(module: Any, *, locations: bool = False, elide_over: int | None = None) -> str:
+    """Assembly text. `elide_over` hides constants with more elements than that (not parseable)."""
+    options: dict[str, Any] = {"enable_debug_info": locations}
+    if elide_over is not None:
+        options["large_elements_limit"] = elide_over
+    return module.operation.get_asm(**options)
+
+
+def run_passes(bytecode: bytes, pipeline: str) -> bytes:
+    """Run an MLIR pass pipeline (`"builtin.module(stablehlo-refine-shapes)"`) on a copy."""
+    from jaxlib.mlir import ir, passmanager
+    from jaxlib.mlir.dialects import stablehlo
+
+    stablehlo.register_stablehlo_passes()
+    with opened(bytecode) as module:
+        try:
+            passmanager.PassManager.parse(pipeline).run(module.operation)
+        except ir.MLIRError as error:
+            raise InputError(f"pass pipeline {pipeline} failed: {error}") from None
+        return to_bytecode(module)
+
+
+_TENSOR = re.compile(r"^tensor<((?:(?:\d+|\?)x)*)(.+)>$")
+
+
+def tensor_type(text: str) -> tuple[tuple[int | None, ...], str]:
+    """Shape and element type of `tensor<2x?xf32>`; None stands for a dynamic size."""
+    match = _TENSOR.match(text)
+    if match is None:
+        raise InputError(f"{text} is not a tensor type")
+    sizes = tuple(None if d == "?" else int(d) for d in match[1].split("x")[:-1])
+    element = match[2].split(", #")[0].split(", {")[0]  # drop an encoding such as #stablehlo.bounds
+    return sizes, element

@@ -1,0 +1,78 @@
+"""LanguageModel: what a token generator needs, from a file with weights or from published shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from anychip.core.module import Module
+from anychip.core.weights import Weights
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. `bos` and `stop` are ids; `bos` is None when prompts start without one."""
+
+    bos: int | None
+    stop: tuple[int, ...]
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class ChatTemplate(Protocol):
+    """Renders messages ({"role", "content"}) to the prompt text the model was trained on."""
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How a language model's numbers are held.
+
+    `weights` is an element type (`f32`, `bf16`, `f8E4M3FN`, `i8`) or a block format (`q4_0`,
+    `mxfp4`, …); `activations` and `cache` are element types; `matmul` is the format in which the
+    matrix unit multiplies (a key of ChipSpec.matmul_flops_per_s).
+    """
+
+    name: str
+    weights: str
+    activations: str
+    cache: str
+    matmul: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Shape facts every consumer may rely on, whatever the architecture."""
+
+    layers: int
+    hidden: int
+    vocabulary: int
+    context: int
+    parameters: int
+    active_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """A language model as two families of Modules.
+
+    `prefill(batch, length, context, precision)` takes input `tokens` i32[batch, length] and
+    `start` i32[batch] (tokens already in the cache), state = the KV cache for `context` positions,
+    and gives `logits` f32[batch, vocabulary] of each sequence's last token plus the updated state.
+    `decode(batch, context, precision)` is the same with length 1. Weights are arguments of both
+    under the same names. `bind(precision)` gives the weights in that precision (shape only for
+    catalogue models). `cache(batch, context, precision)` lists (name, shape, dtype) of the state.
+    """
+
+    name: str
+    facts: Facts
+    native_precision: Precision
+    prefill: Callable[[int, int, int, Precision], Module]
+    decode: Callable[[int, int, Precision], Module]
+    bind: Callable[[Precision], Weights]
+    source: str
+    tokenizer: Tokenizer | None = None
+    chat: ChatTemplate | None = None
+    licence: str = ""

@@ -1,0 +1,60 @@
+"""Where an op comes from: the layer's path in the user's model and the user's source line.
+
+Frontends write both into the op's MLIR name: `jax.named_scope("model.layers.3.mlp@17")`, where 17
+indexes the module's table of source lines. JAX's own call sites serve when there is no `@`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Origin:
+    """`layer` is a path such as `model.layers.3.mlp` ("" at the top); `source` is `file:line`."""
+
+    layer: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        if self.layer and self.source:
+            return f"{self.layer} ({self.source})"
+        return self.layer or self.source or "unknown"
+
+    def inside(self, caller: Origin) -> Origin:
+        """This origin, seen from inside a function that `caller` calls."""
+        layer = "/".join(part for part in (caller.layer, self.layer) if part)
+        return Origin(layer, self.source or caller.source)
+
+
+def scope(layer: str, source_index: int | None = None) -> str:
+    """The name to pass to `jax.named_scope` for ops of `layer`."""
+    clean = layer.replace("/", ".").replace("@", "_")
+    return clean if source_index is None else f"{clean}@{source_index}"
+
+
+_NAME = re.compile(r'^loc\("((?:[^"\\]|\\.)*)"')
+_FILE = re.compile(r'"((?:[^"\\]|\\.)+)":(\d+):\d+')
+_WRAPPER = re.compile(r"^(jit|vmap|jvp|transpose|pjit|checkpoint|shard_map|closed_call)(\(.*\))?$")
+_OURS = ("/anychip/frontends/", "/anychip/ops/", "/jax/", "/site-packages/")
+
+
+def parse(location: str, sources: tuple[str, ...] = ()) -> Origin:
+    """Read an op's `str(op.location)`."""
+    match = _NAME.match(location)
+    layers: list[str] = []
+    source = ""
+    if match and not _FILE.match(location[4:]):
+        for part in match[1].split("/")[:-1]:  # the last part is the primitive's name
+            name, at, index = part.rpartition("@")
+            if at and index.isdigit():
+                if int(index) < len(sources):
+                    source = sources[int(index)]
+                part = name
+            if part and not _WRAPPER.match(part):
+                layers.append(part)
+    if not source:
+        files = [(f, n) for f, n in _FILE.findall(location) if not any(o in f for o in _OURS)]
+        source = f"{files[0][0]}:{files[0][1]}" if files else ""
+    return Origin("/".join(layers), source)

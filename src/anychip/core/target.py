@@ -1,0 +1,132 @@
+"""The seams: Target compiles a Module, Executable runs and traces it. Protocols, not base classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from anychip.core.errors import PluginError, UsageError
+from anychip.core.module import Module
+from anychip.core.origin import Origin
+from anychip.core.signature import Signature
+from anychip.core.trace import Trace
+
+
+@dataclass(frozen=True)
+class TargetName:
+    """`chip:how`, such as `h100:twin` or `cpu:xla`. `how` is empty when only a chip was named."""
+
+    chip: str
+    how: str = ""
+
+    @staticmethod
+    def parse(text: str) -> TargetName:
+        """Read `chip` or `chip:how`. Raises UsageError on anything else."""
+        chip, colon, how = text.partition(":")
+        if not chip or (colon and not how) or ":" in how:
+            raise UsageError(f"{text!r} is not a target; write chip:how, such as cpu:xla")
+        return TargetName(chip, how)
+
+    def __str__(self) -> str:
+        return f"{self.chip}:{self.how}" if self.how else self.chip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """How to compile. A target that cannot honour an option raises UsageError; none is dropped."""
+
+    threads: int | None = None
+    timeout_s: float = 300.0
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+Fate = Literal["native", "emulated", "fallback", "unsupported"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpCoverage:
+    """What becomes of one kind of op at one place of the model."""
+
+    op: str
+    fate: Fate
+    count: int = 1
+    origin: Origin = Origin()
+    falls_back_to: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The ledger of one compile: every op of the module is in exactly one row."""
+
+    rows: tuple[OpCoverage, ...] = ()
+
+    def count(self, fate: Fate) -> int:
+        return sum(row.count for row in self.rows if row.fate == fate)
+
+    @property
+    def total(self) -> int:
+        return sum(row.count for row in self.rows)
+
+    def to_json(self) -> dict[str, int]:
+        fates: tuple[Fate, ...] = ("native", "emulated", "fallback", "unsupported")
+        return {"total": self.total, **{fate: self.count(fate) for fate in fates}}
+
+    def summary(self) -> str:
+        """One line: "412 ops: 409 native, 3 fall back to cpu"."""
+        parts = [f"{self.count('native')} native"]
+        if emulated := self.count("emulated"):
+            parts.append(f"{emulated} emulated")
+        where = {row.falls_back_to for row in self.rows if row.fate == "fallback"}
+        if fallback := self.count("fallback"):
+            parts.append(f"{fallback} fall back to {', '.join(sorted(where))}")
+        if unsupported := self.count("unsupported"):
+            parts.append(f"{unsupported} unsupported")
+        return f"{self.total} ops: {', '.join(parts)}"
+
+
+@runtime_checkable
+class Executable(Protocol):
+    """A compiled Module."""
+
+    signature: Signature
+    artifacts: Mapping[str, str | bytes]
+    """Stage name → what that stage left."""
+    coverage: Coverage
+
+    def run(self, *inputs: Any) -> Sequence[Any]:
+        """Run on the arguments that are not weights, in signature order; returns the results.
+
+        Arguments with role "state" are donated: do not use them again. Raises UnsupportedError
+        when the target is compile-only.
+        """
+        ...
+
+    def trace(self, *inputs: Any) -> Trace:
+        """One run's Trace. Estimating targets need no inputs."""
+        ...
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Something that turns a Module into an Executable."""
+
+    name: str
+    """`chip:how`."""
+    runs: bool
+    """Whether `Executable.run` gives numbers here; False means "compiled, not run"."""
+    toolchain: str
+    """Name and version of the compiler or model behind it, for keys and reports."""
+
+    def compile(self, module: Module, options: CompileOptions) -> Executable: ...
+
+
+def check_target(candidate: object, owner: str) -> Target:
+    """The candidate, if it has a Target's shape; PluginError naming what is missing otherwise."""
+    missing = [n for n in ("name", "runs", "toolchain", "compile") if not hasattr(candidate, n)]
+    if missing:
+        raise PluginError(
+            f"{owner}: {type(candidate).__name__} is no Target; it lacks {', '.join(missing)}"
+        )
+    return candidate  # type: ignore[return-value]
