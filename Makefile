@@ -1,0 +1,43 @@
+# Two commands do all set-up themselves: `make run` and `make test`.
+# The environment is made once in .venv and again whenever pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export JAX_PLATFORMS := cpu
+
+.PHONY: run test check ops-table size clean
+
+run: $(VENV)/.run
+	$(BIN)/anychip demo
+
+test: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python tools/size.py
+	$(BIN)/pytest -n 2 --dist worksteal
+
+ops-table: $(VENV)/.dev
+	$(BIN)/python tools/ops_table.py
+
+size:
+	$(PYTHON) tools/size.py
+
+clean:
+	rm -rf $(VENV) build dist runs
+
+$(VENV)/.base:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.run: $(VENV)/.base pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (about a minute the first time)…"
+	$(PIP) --editable '.[llm]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) with the test tools (a few minutes the first time)…"
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/.run

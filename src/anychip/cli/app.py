@@ -1,0 +1,67 @@
+"""The typer application: global options, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from anychip import __version__
+from anychip.cli import chips, compare, compile, demo, doctor, pull, run, trace
+from anychip.core import AnychipError, CompileError
+from anychip.core.config import check_environment
+
+app = typer.Typer(
+    name="anychip",
+    help="The open software layer between every model and every chip.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for verb in (doctor, chips, pull, compare, compile, run, trace, demo):
+    verb.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options before the verb."""
+    if version:
+        print(f"anychip {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        raise typer.BadParameter("name a verb; `anychip --help` lists them")
+    check_environment()
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 yes, 1 the verdict is no, 2 usage or environment."""
+    debug = "--debug" in sys.argv[1:]
+    sys.argv[1:] = [*(["--debug"] if debug else []), *(a for a in sys.argv[1:] if a != "--debug")]
+    try:
+        app()
+    except AnychipError as error:
+        if debug:
+            raise
+        print(f"anychip: {error}", file=sys.stderr)
+        if isinstance(error, CompileError) and error.log:
+            print(
+                "\n".join(f"  | {line}" for line in error.log.splitlines()[-20:]), file=sys.stderr
+            )
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)  # the reader of our output has seen enough
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"anychip: internal error: {type(error).__name__}: {error}\n"
+            "This is a bug in anychip. Run again with --debug for the traceback.",
+            file=sys.stderr,
+        )
+        sys.exit(2)

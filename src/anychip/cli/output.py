@@ -1,0 +1,99 @@
+"""How results look: numbers with unit and interval, tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+class Format(StrEnum):
+    """`-f table` or `-f json`."""
+
+    table = "table"
+    json = "json"
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", "-f", help="A table for people, JSON for programs.")
+]
+
+console = Console(highlight=False)
+progress_console = Console(stderr=True, highlight=False)
+
+_PREFIXES = (
+    (1e12, "T"),
+    (1e9, "G"),
+    (1e6, "M"),
+    (1e3, "k"),
+    (1.0, ""),
+    (1e-3, "m"),
+    (1e-6, "µ"),
+    (1e-9, "n"),
+)
+
+
+def print_json(value: object) -> None:
+    """Write one JSON document to standard output."""
+    print(json.dumps(value, indent=1))
+
+
+def scaled(value: float, unit: str, digits: int = 3) -> str:
+    """`0.0123` seconds as `12.3 ms`: an SI prefix and three significant digits."""
+    factor, prefix = _prefix(value)
+    return f"{_significant(value / factor, digits)} {prefix}{unit}".strip()
+
+
+def _prefix(value: float) -> tuple[float, str]:
+    size = abs(value)
+    for factor, prefix in _PREFIXES:
+        if size >= factor * 0.9995:
+            return factor, prefix
+    return _PREFIXES[-1] if size else (1.0, "")
+
+
+def _significant(value: float, digits: int = 3) -> str:
+    if value == 0:
+        return "0"
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e" in text else text
+
+
+def quantity(number: Mapping[str, Any] | None, unit: str) -> Text:
+    """A cell: the value, and its interval below it. Measured values stand out."""
+    if number is None:
+        return Text("–", style="dim")
+    is_measured = number["kind"] == "measured"
+    if unit == "s":
+        factor, prefix = _prefix(number["value"])
+        main = f"{_significant(number['value'] / factor)} {prefix}s"
+    else:
+        factor, main = 1.0, _plain(number["value"])
+    low, high = (_plain(number[k] / factor) for k in ("low", "high"))
+    cell = Text(main, style="bold green" if is_measured else "")
+    cell.append(f"\n{low}–{high}", style="dim")
+    return cell
+
+
+def _plain(value: float) -> str:
+    if abs(value) >= 1e5:
+        return scaled(value, "").replace(" ", "")
+    return _significant(value)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()
+) -> Table:
+    """A table with `columns`; those whose index is in `right` are right-aligned."""
+    made = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    for index, name in enumerate(columns):
+        made.add_column(name, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return made
