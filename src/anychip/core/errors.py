@@ -13,6 +13,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anychip.core.target import OpCoverage
 
 
 class AnychipError(Exception):
@@ -46,9 +50,17 @@ class PluginError(AnychipError):
 
 
 class UnsupportedError(AnychipError):
-    """The target or frontend cannot express what the model asks."""
+    """The target or frontend cannot express what the model asks.
+
+    `report` has one row per kind of op and place when the whole model was looked through: all that
+    stands in the way, not the first only.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, report: Iterable[OpCoverage] = ()):
+        self.report = tuple(report)
+        super().__init__(message)
 
 
 class CompileError(AnychipError):

@@ -106,6 +106,10 @@ class Module:
             raise UsageError(
                 f"module {self.name} has symbolic dimensions {list(wanted)}, got {sorted(dims)}"
             )
+        if broken := self.signature.violated(dims):
+            raise UsageError(
+                f"module {self.name} holds only for {' and '.join(broken)}; got {dict(dims)}"
+            )
         if not wanted:
             return self
         from anychip.core.refine import refine

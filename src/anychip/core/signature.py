@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -55,10 +58,15 @@ def _nbytes(name: str, shape: tuple[Dim, ...], element: str) -> int:
 
 @dataclass(frozen=True)
 class Signature:
-    """Arguments and results of `main`, in order."""
+    """Arguments and results of `main`, in order.
+
+    `guards` are comparisons between symbolic dimensions that the program relies on, such as
+    `"batch <= 64"` or `"mod(length, 8) == 0"` (the grammar of jax.export's constraints).
+    """
 
     arguments: tuple[Argument, ...]
     results: tuple[Result, ...]
+    guards: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [a.name for a in self.arguments]
@@ -86,6 +94,10 @@ class Signature:
         dims = {d for a in self.arguments for d in a.shape if isinstance(d, str)}
         return tuple(sorted(dims))
 
+    def violated(self, dims: Mapping[str, int]) -> tuple[str, ...]:
+        """The guards that do not hold for these sizes. Raises InputError for a malformed one."""
+        return tuple(guard for guard in self.guards if not _value(guard, dims))
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 
@@ -96,4 +108,46 @@ class Signature:
         return Signature(
             tuple(Argument(**shaped(a)) for a in raw["arguments"]),
             tuple(Result(**shaped(r)) for r in raw["results"]),
+            tuple(raw.get("guards", ())),
         )
+
+
+_OPERATORS: dict[type, Callable[..., int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.GtE: operator.ge,
+    ast.LtE: operator.le,
+    ast.Eq: operator.eq,
+}
+_CALLS: dict[str, Callable[..., int]] = {
+    "mod": operator.mod,
+    "floordiv": operator.floordiv,
+    "max": max,
+    "min": min,
+}
+
+
+def _value(text: str, dims: Mapping[str, int]) -> int:
+    """Evaluate a guard. Not `eval`: the text may come from a file."""
+
+    def visit(node: ast.expr) -> int:
+        match node:
+            case ast.Constant(value=int(value)):
+                return value
+            case ast.Name(id=name) if name in dims:
+                return dims[name]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                return _OPERATORS[type(op)](visit(left), visit(right))
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _OPERATORS:
+                return _OPERATORS[type(op)](visit(left), visit(right))
+            case ast.Call(func=ast.Name(id=name), args=parts) if name in _CALLS:
+                return _CALLS[name](*map(visit, parts))
+            case _:
+                raise InputError(f"guard {text!r} is not a comparison of known dimensions")
+
+    try:
+        tree = ast.parse(text, mode="eval")
+    except SyntaxError:
+        raise InputError(f"guard {text!r} is not a comparison of known dimensions") from None
+    return visit(tree.body)

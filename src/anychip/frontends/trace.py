@@ -25,6 +25,7 @@ def to_module(
     updates: Mapping[str, str] | None = None,
     weights: Weights = Weights(),
     sources: Sequence[str] = (),
+    guards: Sequence[str] = (),
     x64: bool = False,
     call_sites: bool = False,
 ) -> Module:
@@ -37,7 +38,8 @@ def to_module(
 
     A `str` in an argument's shape is a symbolic dimension, at least 1, shared by all arguments
     that use the name; a result's shape may then hold expressions (`"2*batch"`). Composites become
-    plain ops under symbolic dimensions. `x64` traces with 64-bit types on (Python numbers stay
+    plain ops under symbolic dimensions. `guards` are what the tracing may take as given about
+    symbolic dimensions (`Signature.guards`). `x64` traces with 64-bit types on (Python numbers stay
     weak); it must be set when an argument has one. `call_sites` keeps the Python call stack in op
     locations, for code whose files are the user's; without it only `jax.named_scope` names stay,
     and the module's bytes do not depend on who called.
@@ -47,13 +49,13 @@ def to_module(
     import jax
     from jax._src.config import traceback_in_locations_limit
 
-    signature_of = _plan(arguments, result_names, dict(updates or {}))
+    signature_of = _plan(arguments, result_names, dict(updates or {}), tuple(guards))
     symbolic = any(isinstance(d, str) for a in arguments for d in a.shape)
     with (
         jax.enable_x64(x64),
         traceback_in_locations_limit(10 if call_sites else 0),
     ):
-        specs = _specs(arguments)
+        specs = _specs(arguments, guards)
         jitted = jax.jit(_named(fn, name), keep_unused=True)
         lower = _export if symbolic else _lower
         parsed, shapes = lower(jitted, specs)
@@ -75,6 +77,7 @@ def _plan(
     arguments: Sequence[Argument],
     result_names: Sequence[str] | Callable[[int], Sequence[str]],
     updates: dict[str, str],
+    guards: tuple[str, ...],
 ) -> Callable[[list[Any]], Signature]:
     by_name = {a.name: a for a in arguments}
     states = {a.name for a in arguments if a.role == "state"}
@@ -113,7 +116,7 @@ def _plan(
                     f"result {result.name} is {result.dtype}{list(result.shape)} and cannot update "
                     f"{state.name}, which is {state.dtype}{list(state.shape)}"
                 )
-        return Signature(tuple(arguments), results)
+        return Signature(tuple(arguments), results, guards)
 
     return signature_of
 
@@ -132,11 +135,11 @@ def _named(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
     return call
 
 
-def _specs(arguments: Sequence[Argument]) -> list[Any]:
+def _specs(arguments: Sequence[Argument], guards: Sequence[str]) -> list[Any]:
     import jax
     from jax import export
 
-    scope = export.SymbolicScope()
+    scope = export.SymbolicScope(guards)
     specs: list[Any] = []
     for argument in arguments:
         element = dtype(argument.dtype).numpy
