@@ -34,10 +34,10 @@ def scope(layer: str, source_index: int | None = None) -> str:
     return clean if source_index is None else f"{clean}@{source_index}"
 
 
-_NAME = re.compile(r'^loc\("((?:[^"\\]|\\.)*)"')
+_NAME = re.compile(r'^loc\((?:fused\[)?"((?:[^"\\]|\\.)*)"')
 _FILE = re.compile(r'"((?:[^"\\]|\\.)+)":(\d+):\d+')
-_WRAPPER = re.compile(r"^(jit|vmap|jvp|transpose|pjit|checkpoint|shard_map|closed_call)(\(.*\))?$")
-_OURS = ("/anychip/frontends/", "/anychip/ops/", "/jax/", "/site-packages/")
+_WRAPPER = re.compile(r"^(jit|vmap|jvp|transpose|pjit|checkpoint|shard_map|closed_call|(Stateful)?PartitionedCall)(\(.*\))?$")
+_OURS = ("/anychip/frontends/", "/anychip/ops/", "/jax/", "/site-packages/", "dummy_file_name")
 
 
 def parse(location: str, sources: tuple[str, ...] = ()) -> Origin:

@@ -1,0 +1,147 @@
+"""Runs in a child process: one SavedModel or Keras file → StableHLO, weights and names in a folder.
+
+Imports TensorFlow and nothing of anychip, since TensorFlow may abort the process. The parent reads
+`result.json`: either {"error": …, "kind": …} or the fields that `export` returns.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main(job_path: str) -> None:
+    """Do the job described in this JSON file and leave `result.json` beside it."""
+    job = json.loads(Path(job_path).read_text())
+    out = Path(job_path).parent
+    try:
+        result = export(job, out)
+    except Refused as error:
+        result = {"error": str(error), "kind": error.kind}
+    except Exception as error:  # TensorFlow raises anything; the parent turns it into our error
+        result = {"error": f"{type(error).__name__}: {error}", "kind": "tensorflow"}
+    (out / "result.json").write_text(json.dumps(result))
+
+
+class Refused(Exception):
+    """The user's input is at fault. `kind` is "usage" or "unsupported"."""
+
+    def __init__(self, message: str, kind: str = "usage"):
+        self.kind = kind
+        super().__init__(message)
+
+
+def export(job: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Compile one signature for static shapes; weights go to `weights/<n>.npy`."""
+    import numpy as np
+    import tensorflow as tf
+
+    function, specs, structure = _entry(job, tf)
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+    concrete = compiled.get_concrete_function(*specs)
+    stablehlo = compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo_serialized")
+    (out / "module.mlirbc").write_bytes(stablehlo)
+    captured = [_captured(c, concrete.graph.variables, tf) for c in concrete.captured_inputs]
+    (out / "weights").mkdir(exist_ok=True)
+    for index, (_, _, value) in enumerate(captured):
+        np.save(out / "weights" / f"{index}.npy", value, allow_pickle=False)
+    outputs = concrete.structured_outputs
+    return {
+        "inputs": [s.name for s in specs],
+        "outputs": _output_names(outputs, tf),
+        "captured": [{"name": name, "variable": variable} for name, variable, _ in captured],
+        "signature": structure,
+    }
+
+
+def _entry(job: dict[str, Any], tf: Any) -> tuple[Any, list[Any], str]:
+    path = job["path"]
+    if path.endswith(".keras"):
+        import keras
+
+        model = keras.models.load_model(path, compile=False)
+        names = [i.name for i in model.inputs]
+        given = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in model.inputs]
+
+        def call(*tensors: Any) -> Any:
+            return model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)
+
+        return call, _sized(given, job, names), "keras"
+    loaded = tf.saved_model.load(path)
+    signatures = dict(loaded.signatures)
+    name = job["signature"] or ("serving_default" if "serving_default" in signatures else None)
+    if name is None and len(signatures) == 1:
+        name = next(iter(signatures))
+    if name not in signatures:
+        raise Refused(f"the SavedModel has signatures {sorted(signatures)}, not {name!r}")
+    function = signatures[name]
+    keywords = function.structured_input_signature[1]
+    names = sorted(keywords)
+    given = [tf.TensorSpec(keywords[n].shape, keywords[n].dtype, name=n) for n in names]
+    specs = _sized(given, job, names)
+
+    def call_signature(*tensors: Any) -> Any:
+        return function(**dict(zip(names, tensors, strict=True)))
+
+    call_signature.kept = loaded  # type: ignore[attr-defined]  # variables die with their module
+    return call_signature, specs, name
+
+
+def _sized(given: list[Any], job: dict[str, Any], names: list[str]) -> list[Any]:
+    import tensorflow as tf
+
+    by_position = {f"#{i}": name for i, name in enumerate(names)}
+    wanted = {by_position.get(name, name): shape for name, shape in job["shapes"].items()}
+    extra = sorted(set(wanted) - set(names))
+    if extra:
+        raise Refused(f"shapes given for {extra}, but the inputs are {names}")
+    specs: list[Any] = []
+    unknown: list[str] = []
+    for spec, name in zip(given, names, strict=True):
+        shape = wanted.get(name)
+        if spec.dtype == tf.string:
+            raise Refused(
+                f"input {name} is text; do the text processing before the model", "unsupported"
+            )
+        if shape is None and spec.shape.is_fully_defined():
+            shape = spec.shape.as_list()
+        if shape is None:
+            unknown.append(f"{name} {spec.shape}")
+            continue
+        if not tf.TensorShape(shape).is_compatible_with(spec.shape):
+            raise Refused(f"input {name} has shape {spec.shape}, which {shape} does not fit")
+        specs.append(tf.TensorSpec(shape, spec.dtype, name=name))
+    if unknown:
+        raise Refused(
+            f"these inputs have open dimensions: {', '.join(unknown)}. "
+            "Give example inputs or their shapes."
+        )
+    return specs
+
+
+def _captured(captured: Any, variables: Any, tf: Any) -> tuple[str, bool, Any]:
+    if captured.dtype != tf.resource:
+        return "constant", False, captured.numpy()
+    for variable in variables:
+        if variable.handle is captured:
+            return getattr(variable, "path", variable.name).split(":")[0], True, variable.numpy()
+    raise Refused(
+        "the model uses a lookup table or another resource that is no variable", "unsupported"
+    )
+
+
+def _output_names(outputs: Any, tf: Any) -> list[str]:
+    if isinstance(outputs, dict):
+        return [
+            f"{key}" if not isinstance(value, list | tuple | dict) else f"{key}.{i}"
+            for key in sorted(outputs)
+            for value in [outputs[key]]
+            for i, _ in enumerate(tf.nest.flatten(value))
+        ]
+    return [f"output_{i}" for i, _ in enumerate(tf.nest.flatten(outputs))]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

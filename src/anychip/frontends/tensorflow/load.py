@@ -1,0 +1,259 @@
+"""SavedModel folders, `.keras` files, Keras models and `tf.function`s → Module.
+
+TensorFlow's own XLA bridge does the lowering, in a child process. Sizes are fixed at load time; for
+a symbolic batch use Keras on its JAX backend.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anychip.core import (
+    Argument,
+    InputError,
+    Module,
+    Result,
+    Signature,
+    UnsupportedError,
+    UsageError,
+    Weight,
+    Weights,
+    dtype,
+    ir,
+    missing_extra,
+)
+from anychip.core.child import run_module
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def load_tensorflow(
+    model: Any,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    shapes: Shapes | None = None,
+    signature: str = "",
+    timeout_s: float = 300.0,
+) -> Module:
+    """A Module of one signature at fixed sizes.
+
+    `model` is a SavedModel folder, a `.keras` file, a Keras model, or a `tf.function`. Open
+    dimensions are settled by `example_inputs` (arrays in input order or by name) or by `shapes`.
+    Variables become named weights; variables the model assigns become state.
+    Raises UsageError for open dimensions, UnsupportedError for what XLA cannot express (its own
+    message is in the error), CompileError when TensorFlow dies.
+    """
+    _require_tensorflow()
+    with tempfile.TemporaryDirectory(prefix="anychip-tf-") as folder:
+        work = Path(folder)
+        path, names = _on_disk(model, example_inputs, shapes, work)
+        job = {
+            "path": str(path),
+            "signature": signature,
+            "shapes": {} if names else _shapes(example_inputs, shapes),
+        }
+        (work / "job.json").write_text(json.dumps(job))
+        run_module(
+            "anychip.frontends.tensorflow.child",
+            [str(work / "job.json")],
+            timeout_s=timeout_s,
+            what=f"TensorFlow's XLA bridge on {path.name}",
+            environment={"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+        )
+        result = json.loads((work / "result.json").read_text())
+        if "error" in result:
+            raise _error(result, path)
+        result["inputs"] = names or result["inputs"]
+        return _module(result, work, path.stem)
+
+
+def _require_tensorflow() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("tensorflow") is None:
+        raise missing_extra("tensorflow-cpu", "tensorflow", "reading TensorFlow and Keras models")
+
+
+def _on_disk(
+    model: Any, example_inputs: Any, shapes: Shapes | None, work: Path
+) -> tuple[Path, list[str]]:
+    """The model as a folder or file, and its inputs' names in order when it was a live object."""
+    if isinstance(model, str | Path):
+        path = Path(model)
+        is_saved_model = path.is_dir() and (path / "saved_model.pb").is_file()
+        if not is_saved_model and not (path.suffix == ".keras" and path.is_file()):
+            raise InputError("neither a SavedModel folder nor a .keras file", path=str(path))
+        return path, []
+    import tensorflow as tf
+
+    names, specs, call = _live(model, example_inputs, shapes, tf)
+
+    @tf.function(input_signature=specs, autograph=False)
+    def flat(*inputs: Any) -> dict[str, Any]:
+        return {f"output_{i:03}": t for i, t in enumerate(tf.nest.flatten(call(*inputs)))}
+
+    holder = tf.Module()
+    holder.flat = flat
+    holder.kept = list(flat.get_concrete_function().graph.variables)  # or saving refuses them
+    target = work / (getattr(model, "name", "") or type(model).__name__)
+    tf.saved_model.save(holder, str(target), signatures=flat)
+    return target, names
+
+
+def _live(
+    model: Any, example_inputs: Any, shapes: Shapes | None, tf: Any
+) -> tuple[list[str], list[Any], Any]:
+    """Input names, static TensorSpecs named by position, and a callable over tensors."""
+    is_keras = hasattr(model, "layers") and hasattr(model, "inputs")
+    if not is_keras and not hasattr(model, "get_concrete_function"):
+        raise UsageError(f"{type(model).__name__} is no Keras model and no tf.function")
+    if is_keras:
+        names = [i.name for i in model.inputs]
+        declared = [(list(i.shape), i.dtype) for i in model.inputs]
+    elif example_inputs is None or isinstance(example_inputs, Mapping):
+        raise UsageError("a tf.function needs example_inputs: arrays in its parameters' order")
+    else:
+        arrays = [np.asarray(a) for a in example_inputs]
+        names = [f"input_{i}" for i in range(len(arrays))]
+        declared = [(list(a.shape), a.dtype) for a in arrays]
+    wanted = _shapes(example_inputs, shapes)
+    sized: list[Any] = []
+    for index, (name, (shape, element)) in enumerate(zip(names, declared, strict=True)):
+        shape = wanted.pop(name, wanted.pop(f"#{index}", shape))
+        if None in shape:
+            raise UsageError(
+                f"input {name} has open dimensions {shape}; give example_inputs or shapes"
+            )
+        sized.append(tf.TensorSpec(shape, element, name=f"input_{index:03}"))
+    if wanted:
+        raise UsageError(f"shapes given for {sorted(wanted)}, but the inputs are {names}")
+
+    def call(*tensors: Any) -> Any:
+        if not is_keras:
+            return model(*tensors)
+        return model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)
+
+    return names, sized, call
+
+
+def _shapes(example_inputs: Any, shapes: Shapes | None) -> dict[str, list[int]]:
+    if shapes is not None and example_inputs is not None:
+        raise UsageError("give example_inputs or shapes, not both")
+    if shapes is not None:
+        return {name: [int(d) for d in shape] for name, shape in shapes.items()}
+    if example_inputs is None:
+        return {}
+    if isinstance(example_inputs, Mapping):
+        return {name: list(np.shape(a)) for name, a in example_inputs.items()}
+    return {f"#{i}": list(np.shape(a)) for i, a in enumerate(example_inputs)}
+
+
+def _error(result: Mapping[str, str], path: Path) -> Exception:
+    if result["kind"] == "usage":
+        return UsageError(f"{path}: {result['error']}")
+    return UnsupportedError(
+        f"TensorFlow's XLA bridge cannot compile {path}: {result['error']}\n"
+        "Ops on text, files, or with data-dependent sizes must stay outside the exported function."
+    )
+
+
+def _module(result: Mapping[str, Any], work: Path, name: str) -> Module:
+    parsed = ir.parse((work / "module.mlirbc").read_bytes())
+    with parsed.context:
+        _strip_copies(parsed)
+        _reject_bounded(parsed)
+        aliases = _aliases(parsed)
+        attributes = parsed.operation.attributes
+        for key in [key for key in attributes if key.startswith("mhlo.")]:
+            del attributes[key]
+        base = Module.from_mlir(parsed, name=name)
+    names = [*result["inputs"], *_unique(c["name"] for c in result["captured"])]
+    weights: list[Weight] = []
+    arguments: list[Argument] = []
+    for index, (argument, label) in enumerate(zip(base.signature.arguments, names, strict=True)):
+        position = index - len(result["inputs"])
+        is_state = index in aliases
+        role = "input" if position < 0 else ("state" if is_state else "weight")
+        arguments.append(replace(argument, name=label, role=role))
+        if position >= 0:
+            array = np.load(work / "weights" / f"{position}.npy", allow_pickle=False)
+            weights.append(_weight(label, array, argument))
+    updated = {output: names[argument] for argument, output in aliases.items()}
+    labels = iter(result["outputs"])
+    results: list[Result] = []
+    for index, one in enumerate(base.signature.results):
+        if index in updated:
+            results.append(replace(one, name=f"{updated[index]}.next", updates=updated[index]))
+        else:
+            results.append(replace(one, name=next(labels)))
+    return Module.from_mlir(
+        base.bytecode,
+        name=name,
+        signature=Signature(tuple(arguments), tuple(results)),
+        weights=Weights(tuple(weights)),
+    )
+
+
+def _weight(name: str, array: np.ndarray, argument: Argument) -> Weight:
+    expected = dtype(argument.dtype).numpy
+    if array.dtype != expected:  # numpy files store bfloat16 and friends as raw bytes
+        array = array.view(expected)
+    return Weight(
+        name, tuple(array.shape), argument.dtype, read=lambda: array, stored_as=argument.dtype
+    )
+
+
+def _unique(names: Any) -> list[str]:
+    seen: dict[str, int] = {}
+    out: list[str] = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        out.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return out
+
+
+def _strip_copies(parsed: Any) -> None:
+    """`mhlo.copy` is a no-op on values; StableHLO has no such op."""
+    for operation in list(_walk(parsed.operation)):
+        if operation.name == "mhlo.copy":
+            operation.results[0].replace_all_uses_with(operation.operands[0])
+            operation.erase()
+
+
+def _reject_bounded(parsed: Any) -> None:
+    for operation in _walk(parsed.operation):
+        if any("#stablehlo.bounds" in str(value.type) for value in operation.results):
+            raise UnsupportedError(
+                f"the size of {operation.name} at {operation.location} depends on the data "
+                "(tf.where, tf.boolean_mask, tf.unique). XLA would pad it in silence. "
+                "Use a form with a fixed size, or do this step outside the model."
+            )
+
+
+def _aliases(parsed: Any) -> dict[int, int]:
+    """Argument index → result index of the variables that the function assigns."""
+    import re
+
+    attributes = parsed.operation.attributes
+    if "mhlo.input_output_alias" not in attributes:
+        return {}
+    text = str(attributes["mhlo.input_output_alias"])
+    pairs = re.findall(
+        r"parameter_number = (\d+) : i64\}, output_index = array<i64(?:: (\d+))?>", text
+    )
+    return {int(argument): int(result or 0) for argument, result in pairs}
+
+
+def _walk(operation: Any):
+    for region in operation.regions:
+        for block in region.blocks:
+            for inner in block.operations:
+                yield from _walk(inner.operation)
+                yield inner.operation
