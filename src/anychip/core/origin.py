@@ -1,7 +1,8 @@
 """Where an op comes from: the layer's path in the user's model and the user's source line.
 
-Frontends write both into the op's MLIR name: `jax.named_scope("model.layers.3.mlp@17")`, where 17
-indexes the module's table of source lines. JAX's own call sites serve when there is no `@`.
+Frontends write both into the op's MLIR name: `jax.named_scope("model.layers.3.mlp#17")`, where 17
+indexes the module's table of source lines. JAX's own call sites serve when there is no `#`.
+(Not `@`: XLA cuts an op's name there, and the profile would lose what follows.)
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Origin:
 
 def scope(layer: str, source_index: int | None = None) -> str:
     """The name to pass to `jax.named_scope` for ops of `layer`."""
-    clean = layer.replace("/", ".").replace("@", "_")
-    return clean if source_index is None else f"{clean}@{source_index}"
+    clean = layer.replace("/", ".").replace("@", "_").replace("#", "_")
+    return clean if source_index is None else f"{clean}#{source_index}"
 
 
 _NAME = re.compile(r'^loc\((?:fused\[)?"((?:[^"\\]|\\.)*)"')
@@ -47,8 +48,8 @@ def parse(location: str, sources: tuple[str, ...] = ()) -> Origin:
     source = ""
     if match and not _FILE.match(location[4:]):
         for part in match[1].split("/")[:-1]:  # the last part is the primitive's name
-            name, at, index = part.rpartition("@")
-            if at and index.isdigit():
+            name, mark, index = part.rpartition("#")
+            if mark and index.isdigit():
                 if int(index) < len(sources):
                     source = sources[int(index)]
                 part = name
