@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -113,16 +112,16 @@ class Signature:
 
 
 _OPERATORS: dict[type, Callable[..., int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.GtE: operator.ge,
-    ast.LtE: operator.le,
-    ast.Eq: operator.eq,
+    ast.Add: int.__add__,
+    ast.Sub: int.__sub__,
+    ast.Mult: int.__mul__,
+    ast.GtE: int.__ge__,
+    ast.LtE: int.__le__,
+    ast.Eq: int.__eq__,
 }
 _CALLS: dict[str, Callable[..., int]] = {
-    "mod": operator.mod,
-    "floordiv": operator.floordiv,
+    "mod": int.__mod__,
+    "floordiv": int.__floordiv__,
     "max": max,
     "min": min,
 }
