@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 from anychip.core.errors import CompileError
+
+# Limits are set by the child itself: a `preexec_fn` would fork a process that has threads, which
+# JAX warns of. The alarm ends a child whose parent was killed and can no longer stop it.
+_LAUNCH = """
+import resource, runpy, signal, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+if (limit := int(sys.argv[1])) >= 0:
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]) + 10)
+sys.argv[:] = sys.argv[3:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 
 
 def run_module(
@@ -29,20 +40,15 @@ def run_module(
     out of time, dies by a signal or exits non-zero.
     """
 
-    def limits() -> None:
-        os.setsid()  # so that a timeout kills the toolchain's own children too
-        if memory_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
+    limit = -1 if memory_bytes is None else memory_bytes
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-c", _LAUNCH, str(limit), str(timeout_s), module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
             env={**os.environ, **(environment or {})},
-            preexec_fn=limits,
+            start_new_session=True,  # so that a timeout kills the toolchain's own children too
         )
         timed_out = False
         try:
