@@ -31,8 +31,9 @@ class Precision:
     """How a language model's numbers are held.
 
     `weights` is an element type (`f32`, `bf16`, `f8E4M3FN`, `i8`) or a block format (`q4_0`,
-    `mxfp4`, …); `activations` and `cache` are element types; `matmul` is the format in which the
-    matrix unit multiplies (a key of ChipSpec.matmul_flops_per_s).
+    `mxfp4`, …), or `stored` for each tensor as its file has it; `experts` is the same for the
+    routed experts where they differ. `activations` and `cache` are element types; `matmul` is the
+    format in which the matrix unit multiplies (a key of ChipSpec.matmul_flops_per_s).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Precision:
     activations: str
     cache: str
     matmul: str
+    experts: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
