@@ -1,0 +1,5 @@
+"""`python -m anychip`."""
+
+from anychip.cli import main
+
+main()
