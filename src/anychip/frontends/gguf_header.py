@@ -127,8 +127,8 @@ def parse_header(data: mmap.mmap | bytes, path: str) -> Header:
     for index in range(pair_count):
         cursor.field = f"metadata key {index}"
         key = cursor.string(_LONGEST_KEY)
-        if not key:
-            cursor.fail("the key is empty")
+        if not key or not (key.isascii() and key.isprintable()):
+            cursor.fail(f"the key {key[:80]!r} is not plain text")
         if key in metadata:
             cursor.fail(f"the key {key!r} occurs twice")
         cursor.field = key

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from anychip.core.errors import UsageError, missing_extra, unknown
-from anychip.frontends.gguf import GGUF
+from anychip.frontends.gguf_file import GGUF
 from anychip.frontends.llm.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 
 Kind = Literal["gpt2", "llama"]

@@ -121,7 +121,10 @@ class GGUF:
         return raw.reshape(*entry.shape[:-1], -1)
 
     def array(self, entry: TensorEntry) -> np.ndarray:
-        """The tensor's values: as stored for element types, f32 for block formats."""
+        """The tensor's values: as stored for element types, f32 for block formats.
+
+        Raises InputError when blocks stand for numbers that are not finite.
+        """
         raw = self.stored(entry)
         if entry.format in DTYPES:
             return raw
@@ -130,7 +133,14 @@ class GGUF:
         values = np.empty((len(rows), entry.shape[-1]), np.float32)
         step = max(1, _ELEMENTS_AT_ONCE // entry.shape[-1])
         for at in range(0, len(rows), step):
-            values[at : at + step] = block.dequantize(rows[at : at + step])
+            with np.errstate(all="ignore"):  # a damaged scale; what it makes is refused below
+                part = block.dequantize(rows[at : at + step])
+            if not np.isfinite(part).all():
+                raise self.fail(
+                    f"tensor {entry.name!r}",
+                    "has numbers that are not finite: the file is damaged, fetch it again",
+                )
+            values[at : at + step] = part
         return values.reshape(entry.shape)
 
     def weight(self, entry: TensorEntry, *, name: str = "", element: str = "") -> Weight:
