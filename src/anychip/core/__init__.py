@@ -14,7 +14,14 @@ from anychip.core.errors import (
     unknown,
 )
 from anychip.core.files import sha256, write_atomically
-from anychip.core.language_model import ChatTemplate, Facts, LanguageModel, Precision, Tokenizer
+from anychip.core.language_model import (
+    ChatTemplate,
+    Facts,
+    LanguageModel,
+    Precision,
+    TextStream,
+    Tokenizer,
+)
 from anychip.core.module import Module
 from anychip.core.origin import Origin
 from anychip.core.quantity import Estimate, Measurement, Quantity, machine_name, measured
@@ -75,6 +82,7 @@ __all__ = [
     "SystemSpec",
     "Target",
     "TargetName",
+    "TextStream",
     "Tokenizer",
     "Trace",
     "TraceKind",

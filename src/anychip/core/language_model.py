@@ -10,14 +10,25 @@ from anychip.core.module import Module
 from anychip.core.weights import Weights
 
 
+class TextStream(Protocol):
+    """Decodes one sequence token by token, never giving out half a character."""
+
+    def push(self, token: int) -> str: ...
+    def flush(self) -> str: ...
+
+
 class Tokenizer(Protocol):
-    """Text to ids and back. `bos` and `stop` are ids; `bos` is None when prompts start without one."""
+    """Text to ids and back. `bos` and `stop` are ids; `bos` is None when prompts start without one.
+
+    `encode` adds no `bos`. The pieces of a `stream` join to what `decode` gives.
+    """
 
     bos: int | None
     stop: tuple[int, ...]
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
+    def stream(self) -> TextStream: ...
 
 
 class ChatTemplate(Protocol):

@@ -55,8 +55,12 @@ class GGUFTokenizer:
     def decode(self, ids: Sequence[int], *, control: bool = False) -> str:
         """Text of the ids; bytes that are not UTF-8 show as U+FFFD. Control tokens are left out
         unless `control`. Raises UsageError for an id outside the vocabulary."""
-        stream = TextStream(self, control=control)
+        stream = self.stream(control=control)
         return "".join([*(stream.push(one) for one in ids), stream.flush()])
+
+    def stream(self, *, control: bool = False) -> GGUFStream:
+        """A decoder for one sequence."""
+        return GGUFStream(self, control=control)
 
     def bytes_of(self, token: int) -> bytes:
         """What one token stands for."""
@@ -67,8 +71,8 @@ class GGUFTokenizer:
         return self._bytes[token]
 
 
-class TextStream:
-    """Decodes a sequence token by token; what it has given out never ends inside a character."""
+class GGUFStream:
+    """A core.TextStream: what it has given out never ends inside a character."""
 
     def __init__(self, tokenizer: GGUFTokenizer, *, control: bool = False):
         self._tokenizer, self._control = tokenizer, control
