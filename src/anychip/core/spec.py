@@ -6,6 +6,7 @@ Every number is a Fact; its unit stands in its key.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -20,6 +21,7 @@ Family = Literal[
     "simt", "systolic", "lpu", "wafer", "dimc", "chiplet", "dataflow", "mesh", "soc", "cpu"
 ]
 Topology = Literal["none", "switch", "ring", "torus2d", "torus3d", "mesh", "dragonfly"]
+Holding = Literal["weights", "state", "activations"]
 FAMILIES: tuple[str, ...] = get_args(Family)
 
 
@@ -49,7 +51,10 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySpec:
-    """One level of memory of one chip. Levels are listed from the largest to the nearest."""
+    """One level of memory of one chip. Levels are listed from the largest to the nearest.
+
+    A level that holds nothing of a running model (a store for models at rest) says `holds = []`.
+    """
 
     name: str
     capacity_bytes: Fact
@@ -60,7 +65,10 @@ class MemorySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LinkSpec:
-    """What one chip can send to its peers in one direction, all links together."""
+    """What one chip can send to its peers in one direction, all links together.
+
+    `hop_s` is the time of one hop, software included; over a switch, that of a small all-reduce.
+    """
 
     name: str
     bytes_per_s: Fact
@@ -83,8 +91,8 @@ class ChipSpec:
     """One chip. Rates are dense peaks per chip; `matmul_flops_per_s` is keyed by element format.
 
     Efficiencies are fractions of the peaks that real programs reach; their ranges make the
-    intervals of estimates. `per_kernel_s` is paid by every kernel that cannot hide it, `per_layer_s`
-    once a layer (synchronisation, scheduling), `per_step_s` once a token step.
+    intervals of estimates. `per_kernel_s` is paid by every kernel that cannot hide it,
+    `per_layer_s` once a layer (synchronisation, scheduling), `per_step_s` once a token step.
     """
 
     name: str
@@ -154,8 +162,13 @@ def read_chip(path: Path) -> ChipSpec:
                 path=str(path),
                 field=f"matmul_flops_per_s.{element}",
             )
-    if not spec.memory:
-        raise InputError("a chip needs at least one memory level", path=str(path), field="memory")
+    names = [level.name for level in spec.memory]
+    if not any("weights" in level.holds for level in spec.memory):
+        raise InputError(
+            "a chip needs a memory level that holds weights", path=str(path), field="memory"
+        )
+    if len(set(names)) < len(names):
+        raise InputError(f"two memory levels share a name: {names}", path=str(path), field="memory")
     return spec
 
 
@@ -171,6 +184,12 @@ def read_system(path: Path) -> SystemSpec:
             f"chip counts must be positive and rising, got {list(spec.counts)}",
             path=str(path),
             field="counts",
+        )
+    if spec.scale_up_count is not None and spec.scale_up_count < 1:
+        raise InputError(
+            f"expected at least 1, got {spec.scale_up_count}",
+            path=str(path),
+            field="scale_up_count",
         )
     return spec
 
@@ -260,6 +279,11 @@ def _convert(declared: str, raw: Any, path: str, at: str) -> Any:
             raise InputError(
                 f"expected a list of {element.__name__}, got {raw!r}", path=path, field=at
             )
+        for one in raw if at.endswith("holds") else ():
+            if one not in get_args(Holding):
+                raise InputError(
+                    str(unknown("thing to hold", one, get_args(Holding))), path=path, field=at
+                )
         return tuple(raw)
     raise AssertionError(f"no reader for {declared} at {at}")
 
@@ -272,9 +296,24 @@ def _fact(raw: Any, path: str, at: str) -> Fact:
             field=at,
         )
     fact = _build(Fact, raw, path, at)
-    low, high = fact.range
-    if not low <= fact.value <= high:
-        raise InputError(f"value {fact.value} lies outside [{low}, {high}]", path=path, field=at)
+    _check_range(fact, path, at)
     if not fact.source.strip():
         raise InputError("the source is empty", path=path, field=at)
     return fact
+
+
+def _check_range(fact: Fact, path: str, at: str) -> None:
+    low, high = fact.range
+    if not all(math.isfinite(number) for number in (low, fact.value, high)) or low < 0:
+        why = "expected finite numbers of at least 0"
+    elif not low <= fact.value <= high:
+        why = "the value lies outside its range"
+    elif at.endswith("_efficiency") and not 0 < low <= high <= 1:
+        why = "an efficiency is a fraction above 0 and at most 1"
+    elif ("_per_s" in at or at.endswith("capacity_bytes")) and low == 0:
+        why = "a rate or capacity is above 0"
+    else:
+        return
+    raise InputError(
+        f"{why}, got value {fact.value:g}, low {low:g}, high {high:g}", path=path, field=at
+    )

@@ -1,0 +1,6 @@
+"""Two AMD EPYC 9755 (Turin)."""
+
+from anychip.core import Chip
+from anychip.twin import twin
+
+chip = Chip.beside(__file__, targets={"twin": twin})

@@ -1,0 +1,6 @@
+"""NVIDIA H200 SXM 141 GB."""
+
+from anychip.core import Chip
+from anychip.twin import twin
+
+chip = Chip.beside(__file__, targets={"twin": twin})

@@ -1,0 +1,6 @@
+"""AMD Instinct MI300X."""
+
+from anychip.core import Chip
+from anychip.twin import twin
+
+chip = Chip.beside(__file__, targets={"twin": twin})

@@ -1,0 +1,6 @@
+"""Google TPU v4."""
+
+from anychip.core import Chip
+from anychip.twin import twin
+
+chip = Chip.beside(__file__, targets={"twin": twin})
