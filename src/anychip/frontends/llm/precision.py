@@ -51,6 +51,6 @@ PRECISIONS: dict[str, Precision] = {
         _row("stored", "stored", "f32", activations="f32", cache="f32"),
     )
 }
-"""By name. `matmul` is the format both operands of a linear layer are multiplied in; where it is not
-the activations' own, each token's activations are first rounded to it (with a scale a token for
-f8E4M3FN and i8, a scale a block for block formats)."""
+"""By name. `matmul` is the format both operands of a linear layer are multiplied in. Where that is
+not the activations' own type, each token's activations are first rounded to it: with a scale a
+token for f8E4M3FN and i8, with a scale a block for block formats."""
