@@ -10,6 +10,7 @@ import pytest
 from anychip.compilers import child
 from anychip.core import CompileError, InputError, UsageError
 from anychip.core.child import run_module
+from anychip.core.ir import tensor_type
 
 
 def test_answer_comes_back():
@@ -49,8 +50,6 @@ def test_out_of_memory_is_a_compile_error():
 
 def test_error_of_ours_arrives_as_it_is():
     with pytest.raises(InputError, match="x is not a tensor type") as caught:
-        from anychip.core.ir import tensor_type
-
         child.run(tensor_type, "x", timeout_s=60, what="parse")
     assert isinstance(caught.value, UsageError)
 

@@ -127,7 +127,8 @@ class Cache:
                 stat = path.stat()
             except FileNotFoundError:  # pruned by another process meanwhile
                 continue
-            if path.suffix != ".lock":
+            is_being_written = path.name.startswith(".") and time.time() - stat.st_mtime < 3600
+            if path.suffix != ".lock" and not is_being_written:
                 yield stat.st_mtime, stat.st_size, path
 
 
