@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from anychip.core import (
+    ChipSpec,
     InputError,
+    LinkSpec,
+    MemorySpec,
     PluginError,
     UsageError,
     discover,
@@ -257,3 +262,12 @@ def test_a_toolchain_that_cannot_be_had_says_why() -> None:
         UsageError, match="groq-lpu:groqflow cannot be had: Groq gives its compiler"
     ):
         registry.target("groq-lpu:groqflow")
+
+
+def test_the_guide_names_only_keys_that_exist() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "add-a-chip.md"
+    rows = [line.split("|")[1] for line in guide.read_text("utf-8").splitlines() if "|" in line]
+    named = {key.strip("[]") for row in rows for key in re.findall(r"`([^`]+)`", row)}
+    known = {field.name for kind in (ChipSpec, MemorySpec, LinkSpec) for field in fields(kind)}
+    assert len(named) > 15
+    assert named <= known
