@@ -377,10 +377,10 @@ def test_isolated_compile_gives_the_same_program():
     np.testing.assert_array_equal(add.run(a, a)[0], [2, 2, 2, 2])
 
 
-def test_abort_inside_xla_is_a_compile_error_with_its_log(monkeypatch):
+def test_xla_ending_its_process_is_a_compile_error_with_its_log(monkeypatch):
     _compile(ADD)  # this process has read XLA_FLAGS, so only the child meets the bad one
     monkeypatch.setenv("XLA_FLAGS", "--xla_no_such_flag=1")
-    with pytest.raises(CompileError, match="compile of add died by SIGABRT") as caught:
+    with pytest.raises(CompileError, match=r"compile of add (exited with|died by)") as caught:
         _compile(ADD, extra={"isolate": "yes"})
     assert "xla_no_such_flag" in caught.value.log
 
