@@ -1,0 +1,32 @@
+"""The mapper: workloads, plans, and which chip is best for what."""
+
+from anychip.mapper.compare import QUANTITIES, Comparison, Measured, Row, compare
+from anychip.mapper.economics import Price, price, usd_per_mtok
+from anychip.mapper.flips import Flip
+from anychip.mapper.objective import METRICS, OBJECTIVES, Objective
+from anychip.mapper.plan import Piece, Plan
+from anychip.mapper.precision import choose
+from anychip.mapper.search import Found, Surfaces, search
+from anychip.mapper.workload import Workload
+
+__all__ = [
+    "METRICS",
+    "OBJECTIVES",
+    "QUANTITIES",
+    "Comparison",
+    "Flip",
+    "Found",
+    "Measured",
+    "Objective",
+    "Piece",
+    "Plan",
+    "Price",
+    "Row",
+    "Surfaces",
+    "Workload",
+    "choose",
+    "compare",
+    "price",
+    "search",
+    "usd_per_mtok",
+]

@@ -1,0 +1,36 @@
+"""Twins: what a chip would do with a Module, from its spec. Version 1 predicts time and energy."""
+
+from anychip.twin.cost import StepCost, step_cost
+from anychip.twin.energy import step_joules
+from anychip.twin.interval import Spread, fact_range, own_error, spreads
+from anychip.twin.lower import lower
+from anychip.twin.lowered import Amounts, Kernel, Lowered, Table
+from anychip.twin.machine import Machine, facts_of, machine
+from anychip.twin.shard import Placement, Shards, place, shardings, share
+from anychip.twin.target import Twin, TwinExecutable, twin
+
+__all__ = [
+    "Amounts",
+    "Kernel",
+    "Lowered",
+    "Machine",
+    "Placement",
+    "Shards",
+    "Spread",
+    "StepCost",
+    "Table",
+    "Twin",
+    "TwinExecutable",
+    "fact_range",
+    "facts_of",
+    "lower",
+    "machine",
+    "own_error",
+    "place",
+    "shardings",
+    "share",
+    "spreads",
+    "step_cost",
+    "step_joules",
+    "twin",
+]
