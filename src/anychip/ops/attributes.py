@@ -225,6 +225,21 @@ def parse_dense(text: str) -> np.ndarray:
     return flat.reshape(shape)
 
 
+def dense_text(array: np.ndarray) -> str:
+    """`dense<…> : tensor<…>` of an array; `parse_dense` reads it back bit for bit."""
+    element = dtype(array.dtype)
+    kind = f"tensor<{''.join(f'{d}x' for d in array.shape)}{element.name}>"
+    if array.size == 0:
+        return f"dense<> : {kind}"
+    if element.kind == "bool":
+        listed = str(array.tolist()).replace("True", "true").replace("False", "false")
+        return f"dense<{listed}> : {kind}"
+    data = np.ascontiguousarray(array)
+    if element.bits < 8:
+        data = data.view(np.uint8) & ((1 << element.bits) - 1)
+    return f'dense<"0x{data.tobytes().hex().upper()}"> : {kind}'
+
+
 def _number(token: str, element: str) -> Any:
     if token in ("true", "false"):
         return token == "true"

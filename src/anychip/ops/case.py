@@ -14,8 +14,8 @@ from anychip.core.errors import UsageError
 
 Draw = Literal["normal", "positive", "unit", "small", "any", "bool", "bits"]
 """normal: N(0, 1), integers in [-8, 8]; positive: (0.1, 4); unit: (-1, 1); small: integers in
-[-3, 3] in any type; any: normal with some 0, inf, nan, denormal and extreme values; bits: uniform
-bit patterns of integers."""
+[-3, 3] in any type; any: normal with some 0, inf, nan, denormal and extreme values (complex
+numbers stay finite); bits: uniform bit patterns of integers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,9 @@ class Case:
     """`text` is a StableHLO module with a `main` taking `inputs` (specs such as "f32[2,3]").
 
     `given` fixes some inputs by position, the others are drawn as `draw` says. `expect` is an
-    independent NumPy statement of the result, called with the input arrays; without one the case
-    is judged by the reference interpreter alone. `reduced` is the length of the longest sum behind
+    independent NumPy statement of the result, called with the input arrays; `law` is instead what
+    must be true of inputs and results, called as `law(*inputs, *results)`. Without either, the
+    reference interpreter alone judges. `reduced` is the length of the longest sum behind
     one output element and widens the tolerance. `skip_reference` says why the reference
     interpreter cannot run this case ("" when it can).
     """
@@ -34,6 +35,7 @@ class Case:
     draw: Draw | Sequence[Draw] = "normal"
     given: Mapping[int, Any] = field(default_factory=dict)
     expect: Callable[..., Any] | None = None
+    law: Callable[..., bool] | None = None
     reduced: int = 1
     skip_reference: str = ""
 
@@ -59,6 +61,7 @@ def case(
     draw: Draw | Sequence[Draw] = "normal",
     given: Mapping[int, Any] | None = None,
     expect: Callable[..., Any] | None = None,
+    law: Callable[..., bool] | None = None,
     reduced: int = 1,
     skip_reference: str = "",
 ) -> Callable[[str], Case]:
@@ -83,6 +86,7 @@ def case(
             draw=draw,
             given=given or {},
             expect=expect,
+            law=law,
             reduced=reduced,
             skip_reference=skip_reference,
         )
@@ -133,7 +137,8 @@ def draw(
     if kind == "bool":
         return random.integers(0, 2, shape).astype(element)
     if kind == "complex":
-        parts = draw(random, (2, *shape), np.dtype(np.float64), how)
+        finite = "normal" if how == "any" else how  # C99 and XLA disagree on infinite parts
+        parts = draw(random, (2, *shape), np.dtype(np.float64), finite)
         return (parts[0] + 1j * parts[1]).astype(element)
     if kind in ("int", "uint"):
         return _integers(random, shape, element, how, kind == "int", bits)

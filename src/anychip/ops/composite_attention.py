@@ -462,15 +462,19 @@ def cache_update(cache: Any, new: Any, start: Any, *, ring: bool = False) -> Any
     first = jnp.mod(start, slots) if ring else start
     middle = (0,) * (cache.ndim - 3)
     if cache.shape[0] == 1:
-        return lax.dynamic_update_slice(cache, new, (0, *middle, first[0], 0))
+        return _place(cache, new, (0, *middle, first[0], 0))
     return _update_each(cache, new, first, middle)
 
 
 def _update_each(cache: Any, new: Any, first: Any, middle: tuple[int, ...]) -> Any:
     def one(c: Any, n: Any, s: Any) -> Any:
-        return lax.dynamic_update_slice(c, n, (*middle, s, 0))
+        return _place(c, n, (*middle, s, 0))
 
     return jax.vmap(one)(cache, new, first)
+
+
+def _place(cache: Any, new: Any, at: tuple[Any, ...]) -> Any:
+    return lax.dynamic_update_slice(cache, new, at, allow_negative_indices=False)
 
 
 def _ring_update(cache: Any, new: Any, start: Any) -> Any:

@@ -29,7 +29,7 @@ class Op:
     """One entry. Call it with an OpView and JAX arrays to get the results as a tuple.
 
     `reference` says why the StableHLO reference interpreter cannot judge the op ("" when it does).
-    `unsupported` says why the op has no meaning on one chip ("" when it has); calling such an entry
+    `refusal(view)` says why an op has no meaning on one chip ("" when it has); calling it then
     raises UnsupportedError.
     """
 
@@ -39,12 +39,12 @@ class Op:
     work: Callable[[OpView], Work]
     cases: tuple[Case, ...]
     reference: str = ""
-    unsupported: str = ""
+    refusal: Callable[[OpView], str] = lambda view: ""
 
     def __call__(self, view: OpView, *operands: Any, bodies: tuple[Any, ...] = ()) -> tuple:
         """Results in order. `bodies` are the op's regions as functions of arrays."""
-        if self.unsupported:
-            raise UnsupportedError(f"{self.name} at {view.origin}: {self.unsupported}")
+        if reason := self.refusal(view):
+            raise UnsupportedError(f"{self.name} at {view.origin}: {reason}")
         keywords = {"bodies": bodies} if bodies else {}
         result = self.meaning(view, *operands, **keywords)
         return result if isinstance(result, tuple) else (result,)
@@ -57,7 +57,7 @@ def op(
     work: Callable[[OpView], Work],
     cases: Sequence[Callable[[str], Case]] = (),
     reference: str = "",
-    unsupported: str = "",
+    refusal: str | Callable[[OpView], str] = "",
 ) -> Callable[[Meaning], Op]:
     """Declare an op; the decorated function is its meaning, a rule JAX can trace."""
 
@@ -69,13 +69,20 @@ def op(
             work=work,
             cases=tuple(make(name) for make in cases),
             reference=reference,
-            unsupported=unsupported,
+            refusal=(lambda view: refusal) if isinstance(refusal, str) else refusal,
         )
 
     return declare
 
 
-SUBJECTS: tuple[str, ...] = ()
+SUBJECTS: tuple[str, ...] = (
+    "elementwise",
+    "shape",
+    "linear",
+    "index",
+    "reduce",
+    "sort",
+)
 """The files of the table, in the order it is printed."""
 
 

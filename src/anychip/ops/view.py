@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -37,7 +37,7 @@ class Spec:
     """The type of one value.
 
     `shape` has None for a size known only when running; `dtype` is StableHLO's name, the storage
-    type of a quantised tensor, or "token" or "tuple" (whose members are `parts`).
+    type of a quantised tensor, "token", or "tuple" or "future" (whose members are `parts`).
     """
 
     shape: tuple[int | None, ...]
@@ -66,12 +66,12 @@ class Spec:
         """Bytes of the dense value, sub-byte types packed. Tokens take none."""
         if self.dtype == "token":
             return 0
-        if self.dtype == "tuple":
+        if self.dtype in ("tuple", "future"):
             return sum(p.nbytes for p in self.parts)
         return nbytes(self.sizes, self.dtype)
 
     def __str__(self) -> str:
-        if self.dtype == "tuple":
+        if self.dtype in ("tuple", "future"):
             return f"({', '.join(map(str, self.parts))})"
         return f"{self.dtype}[{','.join('?' if d is None else str(d) for d in self.shape)}]"
 
@@ -127,12 +127,17 @@ class OpView:
         return f"{self.name}({ins}) -> {outs} at {self.origin}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """The functions of a module; `main` is where execution starts."""
 
     functions: Mapping[str, Block]
     signature: Signature = field(repr=False)
+
+    @cached_property
+    def is_static(self) -> bool:
+        """Whether no op anywhere has a dynamic size."""
+        return all(_is_static(block) for block in self.functions.values())
 
     @property
     def main(self) -> Block:
@@ -143,6 +148,13 @@ class Program:
         if name not in self.functions:
             raise InputError(f"the module calls @{name}, which it does not define")
         return self.functions[name]
+
+
+def _is_static(block: Block) -> bool:
+    values = (*block.arguments, *(v for op in block.ops for v in op.results))
+    return all(v.spec.is_static for v in values) and all(
+        _is_static(region) for op in block.ops for region in op.regions
+    )
 
 
 def program(module: Module) -> Program:
@@ -234,8 +246,10 @@ def parse_spec(text: str) -> Spec:
     """The Spec of an MLIR type's text. Raises InputError for types StableHLO does not have."""
     if text == "!stablehlo.token":
         return Spec((), "token")
-    if text.startswith("tuple<"):
-        return Spec((), "tuple", parts=tuple(parse_spec(t) for t in _split(text[6:-1])))
+    for prefix, kind in (("tuple<", "tuple"), ("!stablehlo.future<", "future")):
+        if text.startswith(prefix):
+            parts = tuple(parse_spec(t) for t in _split(text[len(prefix) : -1]))
+            return Spec((), kind, parts=parts)
     shape, element = tensor_type(text)
     match = _QUANT.match(element)
     if match is None:

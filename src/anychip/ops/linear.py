@@ -1,0 +1,532 @@
+"""Ops a matrix unit does, and the factorisations and transforms built on them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+
+from anychip.core.dtypes import dtype
+from anychip.ops.attributes import ConvDims, DotDims
+from anychip.ops.case import case
+from anychip.ops.count import moved
+from anychip.ops.table import op
+from anychip.ops.view import OpView, Spec
+from anychip.ops.work import Work
+
+
+def _dot_dims(contract: str, batch: str = "") -> str:
+    batching = f"lhs_batching_dimensions = [{batch}], rhs_batching_dimensions = [{batch}], "
+    left, right = contract.split("x")
+    return (
+        f"dot_dimension_numbers = #stablehlo.dot<{batching if batch else ''}"
+        f"lhs_contracting_dimensions = [{left}], rhs_contracting_dimensions = [{right}]>"
+    )
+
+
+def _dot_work(op: OpView) -> Work:
+    dims: DotDims = op.attributes["dot_dimension_numbers"]
+    depth = math.prod(op.inputs[0].sizes[d] for d in dims.lhs_contract)
+    return moved(op) + Work(flops=2 * op.outputs[0].size * depth)
+
+
+@op(
+    "stablehlo.dot_general",
+    unit="matmul",
+    work=_dot_work,
+    cases=[
+        case(
+            "f32[8,16]",
+            "f32[16,4]",
+            out="f32[8,4]",
+            attributes=_dot_dims("1x0"),
+            expect=np.matmul,
+            reduced=16,
+        ),
+        case(
+            "f32[2,3,4]",
+            "f32[2,4,5]",
+            out="f32[2,3,5]",
+            attributes=_dot_dims("2x1", "0"),
+            expect=np.matmul,
+            reduced=4,
+        ),
+        case("bf16[4,8]", "bf16[3,8]", out="f32[4,3]", attributes=_dot_dims("1x1"), reduced=8),
+        case("bf16[4,8]", "bf16[8,3]", out="bf16[4,3]", attributes=_dot_dims("1x0"), reduced=8),
+        case("f16[4,8]", "f16[8,3]", out="f16[4,3]", attributes=_dot_dims("1x0"), reduced=8),
+        case("f64[2,3]", "f64[3,2]", out="f64[2,2]", attributes=_dot_dims("1x0"), reduced=3),
+        case(
+            "i8[3,5]",
+            "i8[5,2]",
+            out="i32[3,2]",
+            attributes=_dot_dims("1x0"),
+            draw="bits",
+            expect=lambda x, y: x.astype(np.int32) @ y.astype(np.int32),
+        ),
+        case("ui8[3,5]", "ui8[5,2]", out="ui32[3,2]", attributes=_dot_dims("1x0"), draw="bits"),
+        case("i4[3,4]", "i4[4,2]", out="i32[3,2]", attributes=_dot_dims("1x0")),
+        case(
+            "f8E4M3FN[3,4]", "f8E4M3FN[4,2]", out="f32[3,2]", attributes=_dot_dims("1x0"), reduced=4
+        ),
+        case("f8E5M2[3,4]", "f8E5M2[4,2]", out="bf16[3,2]", attributes=_dot_dims("1x0"), reduced=4),
+        case(
+            "complex<f32>[2,3]",
+            "complex<f32>[3,2]",
+            out="complex<f32>[2,2]",
+            attributes=_dot_dims("1x0"),
+            expect=np.matmul,
+            reduced=3,
+        ),
+        case("f32[0,4]", "f32[4,3]", out="f32[0,3]", attributes=_dot_dims("1x0")),
+        case(
+            "f32[2,0]",
+            "f32[0,3]",
+            out="f32[2,3]",
+            attributes=_dot_dims("1x0"),
+            expect=np.matmul,
+            skip_reference="it aborts on an empty contraction",
+        ),
+        case("f32[3]", "f32[3]", out="f32[]", attributes=_dot_dims("0x0"), reduced=3),
+        case("f32[2]", "f32[3]", out="f32[2,3]", attributes=_dot_dims("x"), expect=np.outer),
+    ],
+)
+def dot_general(op: OpView, lhs: Any, rhs: Any) -> Any:
+    """Sums of products over the contracting dimensions, for each index of the batching ones.
+
+    Result dimensions: batching, then the free ones of lhs, then of rhs. Accumulated in the result's
+    type or wider; a requested `precision` or `algorithm` is a lower bound and changes nothing here.
+    """
+    return contract(lhs, rhs, op.attributes["dot_dimension_numbers"], op.outputs[0])
+
+
+def contract(lhs: Any, rhs: Any, dims: DotDims, out: Spec) -> Any:
+    """`dot_general` for any pair of element types."""
+    element = dtype(out.dtype).numpy
+    lhs, rhs, wide = _same_type(lhs, rhs, element)
+    numbers = ((dims.lhs_contract, dims.rhs_contract), (dims.lhs_batch, dims.rhs_batch))
+    result = lax.dot_general(
+        lhs, rhs, numbers, precision=lax.Precision.HIGHEST, preferred_element_type=wide
+    )
+    return lax.convert_element_type(result, element)
+
+
+_MULTIPLIED_AS_IS = {"f16", "bf16", "f32", "f64", "complex<f32>", "complex<f64>"}
+
+
+def _same_type(lhs: Any, rhs: Any, element: np.dtype) -> tuple[Any, Any, Any]:
+    """Both operands in one type XLA multiplies, and the type to accumulate in."""
+    names = {dtype(lhs.dtype).name, dtype(rhs.dtype).name}
+    if len(names) == 1 and names <= _MULTIPLIED_AS_IS:
+        return lhs, rhs, element
+    # Narrow floats and integers are exact in f32 and in the integer accumulator.
+    is_float = dtype(element).kind == "float"
+    wide = np.promote_types(element, np.float32) if is_float and element.itemsize < 4 else element
+    return lax.convert_element_type(lhs, wide), lax.convert_element_type(rhs, wide), wide
+
+
+@op(
+    "stablehlo.dot",
+    unit="matmul",
+    work=lambda op: moved(op) + Work(flops=2 * op.outputs[0].size * op.inputs[0].sizes[-1]),
+    cases=[
+        case("f32[2,3]", "f32[3,4]", out="f32[2,4]", expect=np.matmul, reduced=3),
+        case("f32[3]", "f32[3]", out="f32[]", expect=np.dot, reduced=3),
+        case("i8[2,3]", "i8[3]", out="i32[2]", expect=np.dot),
+    ],
+)
+def dot(op: OpView, lhs: Any, rhs: Any) -> Any:
+    """Matrix and vector products: the last dimension of lhs with the first of rhs."""
+    dims = DotDims((), (), (lhs.ndim - 1,), (0,))
+    return contract(lhs, rhs, dims, op.outputs[0])
+
+
+def _einsum_work(op: OpView) -> Work:
+    """Two flops for every point of the index space: what a direct evaluation does."""
+    inputs = op.attributes["einsum_config"].split("->")[0].split(",")
+    sizes = {
+        letter: size
+        for term, spec in zip(inputs, op.inputs, strict=True)
+        for letter, size in zip(term, spec.sizes, strict=True)
+    }
+    return moved(op) + Work(flops=len(inputs) * math.prod(sizes.values()))
+
+
+@op(
+    "stablehlo.einsum",
+    unit="matmul",
+    work=_einsum_work,
+    cases=[
+        case(
+            "f32[2,3]",
+            "f32[3,4]",
+            out="f32[2,4]",
+            attributes='einsum_config = "ij,jk->ik"',
+            expect=np.matmul,
+            reduced=3,
+        ),
+        case(
+            "f32[2,3,4]",
+            "f32[2,3]",
+            out="f32[2,4]",
+            attributes='einsum_config = "bij,bi->bj"',
+            expect=lambda x, y: np.einsum("bij,bi->bj", x, y),
+            reduced=3,
+        ),
+    ],
+    reference="it has no rule for this op",
+)
+def einsum(op: OpView, lhs: Any, rhs: Any) -> Any:
+    """Einstein summation of two operands."""
+    wide = dtype(op.outputs[0].dtype).numpy
+    return jnp.einsum(
+        op.attributes["einsum_config"],
+        lhs,
+        rhs,
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=wide,
+    )
+
+
+@op(
+    "stablehlo.unary_einsum",
+    unit="vector",
+    work=_einsum_work,
+    cases=[
+        case(
+            "f32[2,3]",
+            out="f32[2]",
+            attributes='einsum_config = "ij->i"',
+            expect=lambda x: x.sum(1),
+            reduced=3,
+        ),
+        case(
+            "f32[2,3]", out="f32[3,2]", attributes='einsum_config = "ij->ji"', expect=np.transpose
+        ),
+    ],
+    reference="upstream lowers it to einsum, which has no rule",
+)
+def unary_einsum(op: OpView, x: Any) -> Any:
+    """Einstein summation of one operand."""
+    return jnp.einsum(op.attributes["einsum_config"], x)
+
+
+def _conv(
+    spec: str = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]",
+    *,
+    strides: str = "1, 1",
+    padding: str = "[[0, 0], [0, 0]]",
+    lhs: str = "1, 1",
+    rhs: str = "1, 1",
+    reversal: str = "false, false",
+    groups: int = 1,
+    batches: int = 1,
+) -> str:
+    rank = len(strides.split(","))
+    return (
+        f"dimension_numbers = #stablehlo.conv<{spec}>, window_strides = array<i64: {strides}>, "
+        f"padding = dense<{padding}> : tensor<{rank}x2xi64>, lhs_dilation = array<i64: {lhs}>, "
+        f"rhs_dilation = array<i64: {rhs}>, window_reversal = array<i1: {reversal}>, "
+        f"feature_group_count = {groups} : i64, batch_group_count = {batches} : i64"
+    )
+
+
+def _conv_work(op: OpView) -> Work:
+    """2 · outputs · (kernel elements behind one output), padding included."""
+    dims: ConvDims = op.attributes["dimension_numbers"]
+    kernel = op.inputs[1]
+    filters = max(1, kernel.sizes[dims.kernel_output_feature])
+    return moved(op) + Work(flops=2 * op.outputs[0].size * (kernel.size // filters))
+
+
+CONVOLUTION_CASES = [
+    case("f32[1,5,6,2]", "f32[3,2,2,4]", out="f32[1,3,5,4]", attributes=_conv(), reduced=12),
+    case(
+        "f32[2,7,7,4]",
+        "f32[3,3,2,6]",
+        out="f32[2,4,4,6]",
+        attributes=_conv(strides="2, 2", padding="[[1, 1], [1, 1]]", groups=2),
+        reduced=18,
+    ),
+    case(
+        "f32[1,3,8,8]",
+        "f32[4,3,3,3]",
+        out="f32[1,4,8,8]",
+        attributes=_conv("[b, f, 0, 1]x[o, i, 0, 1]->[b, f, 0, 1]", padding="[[1, 1], [1, 1]]"),
+        reduced=27,
+    ),
+    case(
+        "f32[1,4,4,1]",
+        "f32[2,2,1,1]",
+        out="f32[1,6,5,1]",
+        attributes=_conv(
+            lhs="2, 1", rhs="1, 2", padding="[[0, 0], [1, 2]]", reversal="true, false"
+        ),
+        reduced=4,
+    ),
+    case(
+        "f32[4,3,3,2]",
+        "f32[2,2,2,4]",
+        out="f32[2,2,2,4]",
+        attributes=_conv(batches=2),
+        reduced=8,
+    ),
+    case("bf16[1,4,4,2]", "bf16[2,2,2,3]", out="bf16[1,3,3,3]", attributes=_conv(), reduced=8),
+    case("i8[1,4,4,2]", "i8[2,2,2,3]", out="i32[1,3,3,3]", attributes=_conv(), draw="small"),
+    case(
+        "i8[1,2,2,1]",
+        "i8[2,2,1,1]",
+        out="i32[1,1,1,1]",
+        attributes=_conv(),
+        given={0: [100] * 4, 1: [100] * 4},
+        expect=lambda x, w: np.array([[[[40000]]]]),
+        skip_reference="it sums i8 convolutions in i8, where the result type is i32",
+    ),
+    case(
+        "f32[1,6,3]",
+        "f32[3,3,2]",
+        out="f32[1,4,2]",
+        attributes=_conv(
+            "[b, 0, f]x[0, i, o]->[b, 0, f]",
+            strides="1",
+            padding="[[0, 0]]",
+            lhs="1",
+            rhs="1",
+            reversal="false",
+        ),
+        reduced=9,
+    ),
+    case("f32[0,3,3,1]", "f32[2,2,1,1]", out="f32[0,2,2,1]", attributes=_conv()),
+]
+
+
+@op("stablehlo.convolution", unit="matmul", work=_conv_work, cases=CONVOLUTION_CASES)
+def convolution(op: OpView, lhs: Any, rhs: Any) -> Any:
+    """Dot products of windows of the (dilated, padded) input with the (dilated) kernels.
+
+    The kernel is not flipped unless `window_reversal` says so.
+    """
+    padding = [(int(low), int(high)) for low, high in op.attributes["padding"]]
+    return convolve(op, lhs, rhs, padding)
+
+
+def convolve(op: OpView, lhs: Any, rhs: Any, padding: list[tuple[int, int]]) -> Any:
+    """`convolution` with the padding given apart, as `dynamic_conv` has it."""
+    a = op.attributes
+    dims: ConvDims = a["dimension_numbers"]
+    spatial = dims.kernel_spatial
+    flips = a.get("window_reversal") or (False,) * len(spatial)
+    if any(flips):
+        rhs = lax.rev(rhs, [d for d, flip in zip(spatial, flips, strict=True) if flip])
+    element = dtype(op.outputs[0].dtype).numpy
+    lhs, rhs, wide = _same_type(lhs, rhs, element)
+    ones = (1,) * len(spatial)
+    result = lax.conv_general_dilated(
+        lhs,
+        rhs,
+        a.get("window_strides") or ones,
+        padding,
+        lhs_dilation=a.get("lhs_dilation") or ones,
+        rhs_dilation=a.get("rhs_dilation") or ones,
+        dimension_numbers=lax.ConvDimensionNumbers(
+            (dims.input_batch, dims.input_feature, *dims.input_spatial),
+            (dims.kernel_output_feature, dims.kernel_input_feature, *dims.kernel_spatial),
+            (dims.output_batch, dims.output_feature, *dims.output_spatial),
+        ),
+        feature_group_count=a["feature_group_count"],
+        batch_group_count=a["batch_group_count"],
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=wide,
+    )
+    return lax.convert_element_type(result, element)
+
+
+def _definite(shape: tuple[int, ...]) -> np.ndarray:
+    """A fixed symmetric positive definite matrix (or a batch of them)."""
+    n = shape[-1]
+    values = np.cos(np.arange(math.prod(shape), dtype=np.float64)).reshape(shape)
+    return values @ np.swapaxes(values, -1, -2) + n * np.eye(n)
+
+
+def _cholesky_work(op: OpView) -> Work:
+    """n³/3 per matrix (LAPACK Working Note 41, appendix C), n roots."""
+    n = op.inputs[0].sizes[-1]
+    matrices = op.inputs[0].size // max(1, n * n)
+    return moved(op) + Work(flops=matrices * n**3 // 3, transcendentals=matrices * n)
+
+
+@op(
+    "stablehlo.cholesky",
+    unit="matmul",
+    work=_cholesky_work,
+    cases=[
+        case(
+            "f32[3,3]",
+            attributes="lower = true",
+            given={0: _definite((3, 3))},
+            expect=np.linalg.cholesky,
+            reduced=9,
+        ),
+        case(
+            "f64[2,4,4]",
+            attributes="lower = false",
+            given={0: _definite((2, 4, 4))},
+            expect=lambda a: np.swapaxes(np.linalg.cholesky(a), -1, -2),
+            reduced=16,
+        ),
+        case("f32[0,2,2]", attributes="lower = true"),
+    ],
+    reference="it has no rule for this op",
+)
+def cholesky(op: OpView, a: Any) -> Any:
+    """L with L·Lᴴ = a (`lower`), or U with Uᴴ·U = a; the other triangle is zero.
+
+    Only the named triangle of a is read.
+    """
+    if op.attributes["lower"]:
+        return jnp.tril(lax.linalg.cholesky(a, symmetrize_input=False))
+    lower = lax.linalg.cholesky(_adjoint(a), symmetrize_input=False)
+    return _adjoint(jnp.tril(lower))
+
+
+def _adjoint(a: Any) -> Any:
+    return jnp.conj(jnp.swapaxes(a, -1, -2))
+
+
+def _solve(left: bool, lower: bool, unit: bool, how: str) -> str:
+    flag = lambda b: "true" if b else "false"  # noqa: E731
+    return (
+        f"left_side = {flag(left)}, lower = {flag(lower)}, unit_diagonal = {flag(unit)}, "
+        f"transpose_a = #stablehlo<transpose {how}>"
+    )
+
+
+def _solve_work(op: OpView) -> Work:
+    """n² flops per right-hand side (LAPACK Working Note 41, appendix C)."""
+    return moved(op) + Work(flops=op.outputs[0].size * op.inputs[0].sizes[-1])
+
+
+@op(
+    "stablehlo.triangular_solve",
+    unit="matmul",
+    work=_solve_work,
+    cases=[
+        case(
+            "f32[3,3]",
+            "f32[3,2]",
+            out="f32[3,2]",
+            attributes=_solve(True, True, False, "NO_TRANSPOSE"),
+            given={0: _definite((3, 3))},
+            expect=lambda a, b: np.linalg.solve(np.tril(a), b),
+            reduced=9,
+        ),
+        case(
+            "f64[2,3,3]",
+            "f64[2,2,3]",
+            out="f64[2,2,3]",
+            attributes=_solve(False, False, True, "TRANSPOSE"),
+            given={0: _definite((2, 3, 3)) / 10},
+            reduced=9,
+        ),
+        case(
+            "complex<f32>[2,2]",
+            "complex<f32>[2,1]",
+            out="complex<f32>[2,1]",
+            attributes=_solve(True, True, False, "ADJOINT"),
+            given={0: [[2 + 1j, 0], [1 - 1j, 3 - 1j]]},
+            expect=lambda a, b: np.linalg.solve(np.tril(a).conj().T, b),
+            reduced=4,
+        ),
+        case(
+            "f32[2,2]",
+            "f32[2,0]",
+            out="f32[2,0]",
+            attributes=_solve(True, True, False, "NO_TRANSPOSE"),
+        ),
+    ],
+)
+def triangular_solve(op: OpView, a: Any, b: Any) -> Any:
+    """x with op(a)·x = b (`left_side`) or x·op(a) = b, reading only the named triangle of a."""
+    at = op.attributes
+    return lax.linalg.triangular_solve(
+        a,
+        b,
+        left_side=at["left_side"],
+        lower=at["lower"],
+        transpose_a=at["transpose_a"] != "NO_TRANSPOSE",
+        conjugate_a=at["transpose_a"] == "ADJOINT",
+        unit_diagonal=at["unit_diagonal"],
+    )
+
+
+def _fft(kind: str, *lengths: int) -> str:
+    sizes = ", ".join(map(str, lengths))
+    return f"fft_type = #stablehlo<fft_type {kind}>, fft_length = array<i64: {sizes}>"
+
+
+def _fft_work(op: OpView) -> Work:
+    """5·n·log₂n flops per complex transform, half for real ones (the convention of FFTW's
+    benchmarks: Frigo and Johnson, Proc. IEEE 93(2), 2005)."""
+    length = math.prod(op.attributes["fft_length"])
+    is_real = op.attributes["fft_type"] in ("RFFT", "IRFFT")
+    full = op.outputs[0] if op.attributes["fft_type"] == "IRFFT" else op.inputs[0]
+    transforms = full.size // max(1, length)
+    flops = 5 * length * math.log2(max(1, length)) * transforms / (2 if is_real else 1)
+    return moved(op) + Work(flops=round(flops))
+
+
+_FFT_F32 = "it aborts on transforms of single precision"
+
+
+@op(
+    "stablehlo.fft",
+    unit="vector",
+    work=_fft_work,
+    cases=[
+        case("complex<f64>[2,8]", attributes=_fft("FFT", 8), expect=np.fft.fft, reduced=8),
+        case("complex<f64>[6]", attributes=_fft("IFFT", 6), expect=np.fft.ifft, reduced=6),
+        case(
+            "f64[3,8]",
+            out="complex<f64>[3,5]",
+            attributes=_fft("RFFT", 8),
+            expect=np.fft.rfft,
+            reduced=8,
+        ),
+        case(
+            "complex<f64>[5]",
+            out="f64[8]",
+            attributes=_fft("IRFFT", 8),
+            expect=lambda x: np.fft.irfft(x, 8),
+            reduced=8,
+        ),
+        case(
+            "complex<f32>[2,8]",
+            attributes=_fft("FFT", 8),
+            expect=np.fft.fft,
+            reduced=8,
+            skip_reference=_FFT_F32,
+        ),
+        case(
+            "f32[3,8]",
+            out="complex<f32>[3,5]",
+            attributes=_fft("RFFT", 8),
+            expect=np.fft.rfft,
+            reduced=8,
+            skip_reference=_FFT_F32,
+        ),
+        case(
+            "complex<f32>[5]",
+            out="f32[8]",
+            attributes=_fft("IRFFT", 8),
+            expect=lambda x: np.fft.irfft(x, 8),
+            reduced=8,
+            skip_reference=_FFT_F32,
+        ),
+        case("complex<f64>[4,6]", attributes=_fft("FFT", 4, 6), expect=np.fft.fft2, reduced=24),
+    ],
+)
+def fft(op: OpView, x: Any) -> Any:
+    """Discrete Fourier transform over the last dimensions; inverse kinds divide by the length."""
+    return lax.fft(x, op.attributes["fft_type"], op.attributes["fft_length"])
