@@ -18,7 +18,9 @@ def label(row: Row) -> str:
     return f"{row['chip']}{count} {row['precision']}"
 
 
-def interval_chart(rows: Sequence[Row], key: str, title: str, unit: str, factor: float = 1.0) -> str:
+def interval_chart(
+    rows: Sequence[Row], key: str, title: str, unit: str, factor: float = 1.0
+) -> str:
     """One line a row: the interval as a bar and the value as a mark, on a logarithmic axis.
 
     `factor` turns the JSON's unit into `unit`. Rows without the figure are left out.
@@ -31,11 +33,7 @@ def interval_chart(rows: Sequence[Row], key: str, title: str, unit: str, factor:
     axis = _LogAxis(max(low, 1e-12), max(high, 2e-12), _LEFT, _WIDTH - 90)
     height = 40 + _LINE * len(shown) + 30
     parts = [_open(_WIDTH, height, title)]
-    parts += [
-        f'<line class="grid" x1="{axis(t):.1f}" x2="{axis(t):.1f}" y1="28" y2="{height - 28}"/>'
-        f'<text class="tick" x="{axis(t):.1f}" y="{height - 12}" text-anchor="middle">{_tick(t)}</text>'
-        for t in axis.ticks()
-    ]
+    parts += [_vertical(axis(t), 28, height - 28, _tick(t)) for t in axis.ticks()]
     parts.append(f'<text class="tick" x="{_WIDTH - 84}" y="{height - 12}">{escape(unit)}</text>')
     for index, row in enumerate(shown):
         y = 44 + index * _LINE
@@ -43,14 +41,13 @@ def interval_chart(rows: Sequence[Row], key: str, title: str, unit: str, factor:
         a, b, v = (axis(max(number[k] * factor, 1e-12)) for k in ("low", "high", "value"))
         kind = number["kind"]
         text = f"{_tick(number['value'] * factor)} {unit}"
-        tip = (
-            f"{label(row)}: {text}, {_tick(number['low'] * factor)}–{_tick(number['high'] * factor)}, "
-            f"{kind}"
-        )
+        spread = f"{_tick(number['low'] * factor)}–{_tick(number['high'] * factor)}"
+        tip = f"{label(row)}: {text}, {spread}, {kind}"
+        name, wide = escape(label(row)), max(b - a, 1)
         parts.append(
             f'<g class="{kind}"><title>{escape(tip)}</title>'
-            f'<text class="name" x="{_LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(label(row))}</text>'
-            f'<rect class="bar" x="{a:.1f}" y="{y - 4}" width="{max(b - a, 1):.1f}" height="8" rx="4"/>'
+            f'<text class="name" x="{_LEFT - 12}" y="{y + 4}" text-anchor="end">{name}</text>'
+            f'<rect class="bar" x="{a:.1f}" y="{y - 4}" width="{wide:.1f}" height="8" rx="4"/>'
             f'<circle class="mark" cx="{v:.1f}" cy="{y}" r="5"/>'
             f'<text class="value" x="{b + 8:.1f}" y="{y + 4}">{escape(text)}</text></g>'
         )
@@ -58,7 +55,7 @@ def interval_chart(rows: Sequence[Row], key: str, title: str, unit: str, factor:
 
 
 def scatter_chart(rows: Sequence[Row], title: str) -> str:
-    """Tokens per second one user sees (x) against dollars per million tokens (y), both logarithmic."""
+    """Tokens/s one user sees (x) against dollars per million tokens (y), both logarithmic."""
     shown = [row for row in rows if row.get("user_tok_s") and row.get("usd_per_mtok")]
     if len(shown) < 2:
         return ""
@@ -68,11 +65,7 @@ def scatter_chart(rows: Sequence[Row], title: str) -> str:
     x_axis = _LogAxis(min(xs) / 1.4, max(xs) * 1.9, 70, width - 60)
     y_axis = _LogAxis(min(ys) / 1.4, max(ys) * 1.4, height - 50, 40)
     parts = [_open(width, height, title)]
-    parts += [
-        f'<line class="grid" x1="{x_axis(t):.1f}" x2="{x_axis(t):.1f}" y1="40" y2="{height - 50}"/>'
-        f'<text class="tick" x="{x_axis(t):.1f}" y="{height - 32}" text-anchor="middle">{_tick(t)}</text>'
-        for t in x_axis.ticks()
-    ]
+    parts += [_vertical(x_axis(t), 40, height - 50, _tick(t)) for t in x_axis.ticks()]
     parts += [
         f'<line class="grid" x1="70" x2="{width - 60}" y1="{y_axis(t):.1f}" y2="{y_axis(t):.1f}"/>'
         f'<text class="tick" x="62" y="{y_axis(t) + 4:.1f}" text-anchor="end">{_tick(t)}</text>'
@@ -97,6 +90,14 @@ def scatter_chart(rows: Sequence[Row], title: str) -> str:
             f'<text class="value" x="{px + 9:.1f}" y="{ty:.1f}">{escape(row["chip"])}</text></g>'
         )
     return "".join([*parts, "</svg>"])
+
+
+def _vertical(x: float, top: float, bottom: float, text: str) -> str:
+    """A grid line with its tick text below."""
+    return (
+        f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+        f'<text class="tick" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{text}</text>'
+    )
 
 
 class _LogAxis:

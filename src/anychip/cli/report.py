@@ -55,7 +55,9 @@ def _section(comparison: Mapping[str, Any]) -> dict[str, Any]:
         **comparison,
         "fitting": fitting,
         "left_out": [row for row in comparison["rows"] if not row["fits"]],
-        "tpot": interval_chart(fitting, "tpot_s", "Time per output token (shorter is better)", "ms", 1e3),
+        "tpot": interval_chart(
+            fitting, "tpot_s", "Time per output token (shorter is better)", "ms", 1e3
+        ),
         "scatter": scatter_chart(fitting, "Speed for one user against cost"),
     }
 

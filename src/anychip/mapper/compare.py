@@ -22,7 +22,8 @@ from anychip.mapper.falsify import command
 from anychip.mapper.flips import Flip, flips
 from anychip.mapper.objective import METRICS, Objective, check_objective
 from anychip.mapper.plan import Plan
-from anychip.mapper.search import Found, Surfaces, search
+from anychip.mapper.search import Found, search
+from anychip.mapper.surface import Surfaces
 from anychip.mapper.workload import Workload
 from anychip.twin import Spread, facts_of, own_error, spreads
 
@@ -116,21 +117,23 @@ def compare(
     chips: Iterable[str] | None = None,
     objective: str = "latency",
     precision: str = "auto",
+    pinned: Mapping[str, str] | None = None,
     measured: Mapping[str, Measured] | None = None,
 ) -> Comparison:
     """Predict every chip (or those named) and add what was measured.
 
-    `measured` maps a target (`cpu:xla`) to what it did. A chip whose package is broken, or whose
+    `pinned` gives single chips another precision. `measured` maps a target (`cpu:xla`) to what it did. A chip whose package is broken, or whose
     systems are too small, gets a row that says why. Raises UsageError for an unknown chip,
     objective or precision, and for a workload longer than the model's context.
     """
     aim = check_objective(objective)
     workload.check(model.name, model.facts)
     names = list(registry.chips) if chips is None else list(dict.fromkeys(chips))
-    surfaces = Surfaces(model)
+    surfaces = Surfaces(model, workload.batch)
     rows = [
-        _predicted(name, model, workload, registry, aim, precision, precisions, surfaces)
+        _predicted(name, model, workload, registry, aim, wanted, precisions, surfaces)
         for name in names
+        for wanted in [(pinned or {}).get(name, precision)]
     ]
     rows += [
         _measured(target, done, workload, registry) for target, done in (measured or {}).items()

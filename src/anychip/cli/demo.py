@@ -1,0 +1,73 @@
+"""`anychip demo`: what `make run` does. A real small model, every chip, an answer, and a report."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from anychip.cli.compare import comparison, show
+from anychip.cli.output import console
+from anychip.cli.pull import pull_with_progress
+from anychip.cli.report import render_report
+from anychip.cli.run import answer_prompt
+from anychip.core import RunFolder, machine_name
+from anychip.core.config import read
+
+SMALL, LARGE = "smollm2-135m", "llama-3.1-70b"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+
+
+def demo(
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to ask.")] = (
+        "What is the capital of France, and what is it known for?"
+    ),
+) -> None:
+    """Pull a small real model, compare it and a large one on every chip, and answer a prompt."""
+    import anychip
+
+    run = RunFolder.new(read("runs"), "demo", SMALL, datetime.now())
+    console.rule(f"1. A real small model: {SMALL}")
+    pulled = pull_with_progress(SMALL)
+    state = "already here" if pulled.reused else "fetched"
+    console.print(
+        f"{pulled.model.title}: {state} and verified, {pulled.model.bytes / 1e6:.0f} MB, "
+        f"licence {pulled.model.licence}"
+    )
+    console.rule("2. It answers, on this host, through XLA")
+    model = anychip.load(SMALL)
+    answer = answer_prompt(
+        model,
+        "cpu:xla",
+        prompt,
+        chat=True,
+        max_new=80,
+        precision="f32",
+        sampling={},
+        stream=True,
+    )
+    console.print("[dim]" + ", ".join(f"{k} {v}" for k, v in answer["figures"].items()) + "[/dim]")
+    console.rule("3. The same model on every chip; this host measured")
+    small = comparison(SMALL, prompt=256, generate=64, batch=1, objective="latency")
+    show(small)
+    console.rule(f"4. A model that does not fit here: {LARGE}, by shape only")
+    large = comparison(LARGE, prompt=1024, generate=256, batch=8, objective="cost")
+    show(large)
+    for name, document in ((SMALL, small), (LARGE, large)):
+        run.write(f"compare-{name}.json", document)
+    run.write("answer.json", answer)
+    page = render_report(
+        "anychip: one model, every chip",
+        [small, large],
+        transcript={**answer, "model": SMALL},
+        machine=machine_name(),
+        made=f"{datetime.now():%Y-%m-%d %H:%M}",
+        command="make run",
+    )
+    report = run.write("report.html", page)
+    console.rule("Done")
+    console.print(f"Report (open it in a browser): {report.resolve()}", soft_wrap=True)

@@ -1,0 +1,121 @@
+"""`anychip doctor`: what works on this machine, what is missing, and what it would unlock."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import typer
+from rich.text import Text
+
+from anychip.cli.output import Format, FormatOption, console, print_json, table
+from anychip.core import discover, machine_name
+from anychip.core.config import KNOBS, read
+
+State = Literal["ok", "missing", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report. `remedy` is what to type, "" when nothing is needed."""
+
+    what: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+EXTRAS: tuple[tuple[str, str, str], ...] = (
+    ("tokenizers", "llm", "tokenizers of GGUF and Hugging Face models"),
+    ("torch", "torch", "PyTorch models in"),
+    ("transformers", "torch", "Hugging Face model folders in"),
+    ("onnx", "onnx", "ONNX models in"),
+    ("tensorflow-cpu", "tensorflow", "TensorFlow and Keras models in"),
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)
+    app.command("knobs")(knobs)
+
+
+def doctor(format: FormatOption = Format.table) -> None:
+    """Say what works here, what is missing, and what each missing piece would unlock."""
+    findings = [*_basics(), *_extras(), *_chips(), *_settings()]
+    if format is Format.json:
+        print_json({"findings": [asdict(f) for f in findings]})
+    else:
+        style = {"ok": "green", "missing": "yellow", "broken": "bold red"}
+        rows = [(f.what, Text(f.state, style=style[f.state]), f.detail, f.remedy) for f in findings]
+        console.print(table("", ("what", "state", "detail", "remedy"), rows))
+    if any(f.state == "broken" for f in findings):
+        raise typer.Exit(1)
+
+
+def _basics() -> list[Finding]:
+    found = [
+        Finding("machine", "ok", machine_name()),
+        Finding("python", "ok", f"{platform.python_version()} at {sys.prefix}"),
+    ]
+    for package in ("jax", "jaxlib", "numpy", "ml_dtypes"):
+        try:
+            found.append(Finding(package, "ok", version(package)))
+        except PackageNotFoundError:
+            found.append(
+                Finding(package, "broken", "not installed", "pip install --force-reinstall anychip")
+            )
+    return found
+
+
+def _extras() -> list[Finding]:
+    found: list[Finding] = []
+    for package, extra, unlocks in EXTRAS:
+        try:
+            found.append(Finding(package, "ok", f"{version(package)}: {unlocks}"))
+        except PackageNotFoundError:
+            found.append(
+                Finding(package, "missing", f"unlocks {unlocks}", f"pip install 'anychip[{extra}]'")
+            )
+    return found
+
+
+def _chips() -> list[Finding]:
+    registry = discover()
+    broken = registry.broken()
+    targets = sorted(
+        f"{name}:{how}"
+        for name in registry.chips
+        if name not in broken
+        for how in registry.chip(name).targets
+        if how != "twin"
+    )
+    twins = sum("twin" in registry.chip(n).targets for n in registry.chips if n not in broken)
+    return [
+        Finding(
+            "chips", "ok", f"{len(registry.chips) - len(broken)} installed, {twins} with a twin"
+        ),
+        Finding("compilers", "ok", ", ".join(targets) or "none"),
+        *(
+            Finding(
+                f"chip {name}", "broken", why, f"pip uninstall {registry.owners[name].split()[0]}"
+            )
+            for name, why in broken.items()
+        ),
+    ]
+
+
+def _settings() -> list[Finding]:
+    return [Finding(knob.variable, "ok", str(read(knob.name))) for knob in KNOBS]
+
+
+def knobs(format: FormatOption = Format.table) -> None:
+    """List every setting: its environment variable, its value now, and what it does."""
+    rows = [(k.variable, str(read(k.name)), str(k.default), k.help) for k in KNOBS]
+    if format is Format.json:
+        names = ("variable", "value", "default", "help")
+        print_json({"knobs": [dict(zip(names, row, strict=True)) for row in rows]})
+    else:
+        console.print(table("", ("variable", "now", "default", "what it is"), rows))

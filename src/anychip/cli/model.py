@@ -1,0 +1,152 @@
+"""Shared by the verbs: load a model by name, pick one step of it, and make inputs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from anychip.core import InputError, LanguageModel, Module, Precision, UsageError, dtype, unknown
+
+ModelArgument = Annotated[str, typer.Argument(help="A path or a catalogue name.")]
+TargetOption = Annotated[str, typer.Option("--target", "-t", help="chip:how, such as cpu:xla.")]
+StepOption = Annotated[str, typer.Option(help="Of a language model: decode or prefill.")]
+BatchOption = Annotated[int, typer.Option(help="Sequences side by side.")]
+ContextOption = Annotated[int, typer.Option(help="Length of the KV cache in tokens.")]
+PromptLengthOption = Annotated[
+    int, typer.Option("--length", help="Prompt tokens of a prefill step.")
+]
+PrecisionOption = Annotated[
+    str, typer.Option(help="auto, or a precision such as bf16, fp8, int8, q4_0.")
+]
+DimOption = Annotated[
+    list[str] | None, typer.Option("--dim", help="NAME=SIZE for a symbolic dimension; repeatable.")
+]
+InputOption = Annotated[
+    list[str] | None, typer.Option("--input", "-i", help="NAME=FILE.npy; repeatable.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Which Module of a model to use."""
+
+    step: str
+    batch: int
+    length: int
+    context: int
+    precision: str
+    dims: Sequence[str]
+
+
+def load_module(name: str, choice: Step) -> Module:
+    """One Module of the model `name`, with weights bound where the model has them."""
+    from anychip.api import load
+
+    model = load(name)
+    if isinstance(model, Module):
+        return model.specialise(parse_dims(choice.dims))
+    if choice.dims:
+        raise UsageError("--dim is for models with symbolic dimensions; a language model has none")
+    return language_step(model, choice)
+
+
+def language_step(model: LanguageModel, choice: Step) -> Module:
+    """The prefill or decode Module of a language model."""
+    for label, value in (("--batch", choice.batch), ("--context", choice.context)):
+        if value < 1:
+            raise UsageError(f"{label} must be at least 1, got {value}")
+    if choice.context > model.facts.context:
+        raise UsageError(
+            f"{model.name} was made for {model.facts.context} tokens, --context is {choice.context}"
+        )
+    precision = precision_of(model, choice.precision)
+    if choice.step == "decode":
+        module = model.decode(choice.batch, choice.context, precision)
+    elif choice.step == "prefill":
+        if not 1 <= choice.length <= choice.context:
+            raise UsageError(
+                f"--length must be between 1 and --context {choice.context}, got {choice.length}"
+            )
+        module = model.prefill(choice.batch, choice.length, choice.context, precision)
+    else:
+        raise unknown("step", choice.step, ("decode", "prefill"))
+    return module.with_weights(model.bind(precision))
+
+
+def precision_of(model: LanguageModel, name: str) -> Precision:
+    """The precision by name; `auto` is the model's own."""
+    if name == "auto":
+        return model.native_precision
+    from anychip.frontends.llm import PRECISIONS
+
+    if name not in PRECISIONS:
+        raise unknown("precision", name, ("auto", *PRECISIONS))
+    return PRECISIONS[name]
+
+
+def parse_dims(texts: Sequence[str]) -> dict[str, int]:
+    dims: dict[str, int] = {}
+    for text in texts:
+        name, equals, size = text.partition("=")
+        if not equals or not size.isdigit() or int(size) < 1:
+            raise UsageError(f"--dim {text!r} should be NAME=SIZE, such as batch=1")
+        dims[name] = int(size)
+    return dims
+
+
+def inputs_for(module: Module, files: Sequence[str], seed: int) -> list[np.ndarray]:
+    """The arguments that are not weights: from `NAME=FILE.npy`, the rest seeded.
+
+    Unit normals for floats, zeros for integers, booleans and start positions; state starts at the
+    module's own values where it has them, else at zero.
+    """
+    given = _read_inputs(files, module)
+    rng = np.random.default_rng(seed)
+    arrays: list[np.ndarray] = []
+    for argument in module.signature.arguments:
+        if argument.role == "weight":
+            continue
+        element = dtype(argument.dtype)
+        shape = tuple(int(d) for d in argument.shape)
+        if argument.name in given:
+            arrays.append(_checked(argument.name, given[argument.name], shape, element.numpy))
+        elif argument.role == "state":
+            stored = argument.name in module.weights
+            arrays.append(
+                module.weights[argument.name].array() if stored else np.zeros(shape, element.numpy)
+            )
+        elif element.kind in ("float", "complex"):
+            arrays.append(rng.standard_normal(shape).astype(element.numpy))
+        else:
+            arrays.append(np.zeros(shape, element.numpy))
+    return arrays
+
+
+def _read_inputs(files: Sequence[str], module: Module) -> Mapping[str, np.ndarray]:
+    names = {a.name for a in module.signature.arguments if a.role != "weight"}
+    given: dict[str, np.ndarray] = {}
+    for text in files:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise UsageError(f"--input {text!r} should be NAME=FILE.npy")
+        if name not in names:
+            raise unknown("input", name, names)
+        try:
+            given[name] = np.load(Path(path), allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"not a readable .npy file: {error}", path=path) from None
+    return given
+
+
+def _checked(name: str, array: Any, shape: tuple[int, ...], element: np.dtype) -> np.ndarray:
+    if array.shape != shape or array.dtype != element:
+        raise UsageError(
+            f"input {name} should be {element}{list(shape)}, the file has "
+            f"{array.dtype}{list(array.shape)}"
+        )
+    return array

@@ -1,0 +1,122 @@
+"""`anychip trace MODEL --target T -o FILE`: one run as a Perfetto file, and its longest ops."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anychip.cli.model import (
+    BatchOption,
+    ContextOption,
+    DimOption,
+    InputOption,
+    ModelArgument,
+    PrecisionOption,
+    PromptLengthOption,
+    Step,
+    StepOption,
+    TargetOption,
+    inputs_for,
+    load_module,
+)
+from anychip.cli.output import (
+    Format,
+    FormatOption,
+    console,
+    print_json,
+    progress_console,
+    scaled,
+    table,
+)
+from anychip.core import CompileOptions, Trace, discover, write_atomically
+from anychip.core.config import read
+
+
+def register(app: typer.Typer) -> None:
+    app.command("trace")(trace)
+
+
+def trace(
+    model: ModelArgument,
+    target: TargetOption,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Trace Event JSON for Perfetto.")],
+    step: StepOption = "decode",
+    batch: BatchOption = 1,
+    context: ContextOption = 512,
+    length: PromptLengthOption = 128,
+    precision: PrecisionOption = "auto",
+    dim: DimOption = None,
+    input: InputOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of made-up inputs.")] = 0,
+    top: Annotated[int, typer.Option(help="How many of the longest ops to list.")] = 12,
+    format: FormatOption = Format.table,
+) -> None:
+    """Trace one run (or one predicted run) and write a file that ui.perfetto.dev opens."""
+    choice = Step(
+        step=step, batch=batch, length=length, context=context, precision=precision, dims=dim or ()
+    )
+    chosen = discover().target(target)
+    module = load_module(model, choice)
+    with progress_console.status(f"{target}: compiling and tracing …"):
+        executable = chosen.compile(module, CompileOptions(timeout_s=read("child_timeout")))
+        inputs = inputs_for(module, input or (), seed) if chosen.runs else ()
+        made = executable.trace(*inputs)
+    write_atomically(output, made.to_perfetto())
+    longest = _longest(made, top)
+    if format is Format.json:
+        print_json(
+            {
+                "model": model,
+                "target": target,
+                "kind": made.kind,
+                "seconds": made.seconds,
+                "spans": len(made.spans),
+                "note": made.note,
+                "file": str(output),
+                "longest": longest,
+            }
+        )
+        return
+    rows = [
+        (
+            row["op"],
+            row["count"],
+            scaled(float(str(row["seconds"])), "s"),
+            f"{row['share']:.1%}",
+            row["where"],
+        )
+        for row in longest
+    ]
+    took = f"{scaled(made.seconds, 's')} {made.kind}"
+    title = f"{module.name} on {target}: {took}, {len(made.spans)} spans"
+    console.print(table(title, ("op", "times", "in all", "share", "where"), rows, right=(1, 2, 3)))
+    if made.note:
+        console.print(made.note, style="dim")
+    console.print(f"{output}: open it in ui.perfetto.dev", soft_wrap=True)
+
+
+def _longest(made: Trace, top: int) -> list[dict[str, object]]:
+    """Spans grouped by op and layer kind (numbers in paths become *), longest first."""
+    import re
+
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for span in made.spans:
+        key = (span.op, re.sub(r"\d+", "*", span.origin.layer) or span.origin.source)
+        seconds[key] += span.seconds
+        counts[key] += 1
+    total = sum(seconds.values()) or 1.0
+    ordered = sorted(seconds, key=lambda key: -seconds[key])[:top]
+    return [
+        {
+            "op": op,
+            "where": where,
+            "count": counts[op, where],
+            "seconds": seconds[op, where],
+            "share": seconds[op, where] / total,
+        }
+        for op, where in ordered
+    ]

@@ -1,0 +1,149 @@
+"""Which frontend reads what: by path, by catalogue name, or by the framework of an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anychip.core import InputError, LanguageModel, Module, UsageError, unknown
+
+Examples = Sequence[Any] | Mapping[str, Any] | None
+Loaded = Module | LanguageModel
+
+
+def load_any(
+    model: Any, example_inputs: Examples, *, home: Path, options: Mapping[str, Any]
+) -> Loaded:
+    """See `anychip.load`. `home` is where pulled models are."""
+    if not isinstance(model, str | Path):
+        return _object_loader(model)(model, example_inputs, options)
+    path = Path(model).expanduser()
+    if path.exists() or path.suffix in _BY_SUFFIX or "/" in str(model):
+        if not path.exists():
+            raise InputError("no such file or folder", path=str(path))
+        return _path_loader(path)(path, example_inputs, options)
+    _nothing_more(f"catalogue model {model}", example_inputs, options)
+    return _from_catalogue(str(model), home)
+
+
+def catalogue_names() -> list[str]:
+    """The names `load` knows besides paths."""
+    from anychip.frontends.llm.catalogue import names
+
+    return sorted(names())
+
+
+def _from_catalogue(name: str, home: Path) -> LanguageModel:
+    """The pulled file when there is one, else the published shapes."""
+    from anychip.frontends.llm.catalogue import model, names
+    from anychip.frontends.pull import catalogue, pulled_path
+
+    fetchable = catalogue().get(name)
+    if fetchable is not None and pulled_path(fetchable, home).is_file():
+        from anychip.frontends.gguf import load_gguf
+
+        return replace(load_gguf(pulled_path(fetchable, home)), name=name)
+    if name not in names():
+        raise unknown("model", name, names())
+    return model(name)
+
+
+def _path_loader(path: Path) -> Callable[[Any, Examples, Mapping[str, Any]], Loaded]:
+    if path.is_dir() and (path / "saved_model.pb").is_file():
+        return _tensorflow
+    if path.is_dir() and (path / "config.json").is_file():
+        return _hf
+    if path.suffix not in _BY_SUFFIX or path.is_dir():
+        raise InputError(
+            f"cannot tell what this is. Known endings: {', '.join(_BY_SUFFIX)}; known folders: "
+            "config.json inside (Hugging Face), saved_model.pb inside (TensorFlow)",
+            path=str(path),
+        )
+    return _BY_SUFFIX[path.suffix]
+
+
+def _object_loader(model: Any) -> Callable[[Any, Examples, Mapping[str, Any]], Loaded]:
+    """By the package of the object's class or one of its bases, without importing any framework."""
+    packages = {base.__module__.split(".")[0] for base in type(model).__mro__}
+    if "torch" in packages:
+        return _torch
+    if packages & {"tensorflow", "keras"}:
+        return _tensorflow
+    if callable(model):
+        return _jax
+    raise UsageError(
+        f"cannot load a {type(model).__module__}.{type(model).__name__}; give a path, a catalogue "
+        "name, a PyTorch module, a Keras model, a tf.function or a JAX function"
+    )
+
+
+def _gguf(path: Path, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
+    from anychip.frontends.gguf import load_gguf
+
+    _nothing_more("a GGUF file", example_inputs, options)
+    return load_gguf(path)
+
+
+def _onnx(path: Path, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
+    from anychip.frontends.onnx import load
+
+    if example_inputs is None:
+        return load(path, **options)
+    if not isinstance(example_inputs, Mapping) or "shapes" in options:
+        raise UsageError(
+            "an ONNX model takes example_inputs by name ({input: array}), or shapes={input: sizes}"
+        )
+    shapes = {name: tuple(np.shape(array)) for name, array in example_inputs.items()}
+    return load(path, shapes=shapes, **options)
+
+
+def _stablehlo(path: Path, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
+    from anychip.frontends.stablehlo import load
+
+    _nothing_more("a StableHLO file", example_inputs, options)
+    return load(path)
+
+
+def _hf(path: Path, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
+    from anychip.frontends.hf import load_hf
+
+    return load_hf(path, example_inputs, **options)
+
+
+def _torch(model: Any, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
+    from anychip.frontends.torch import load
+
+    return load(model, example_inputs, **options)
+
+
+def _tensorflow(model: Any, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
+    from anychip.frontends.tensorflow import load_tensorflow
+
+    return load_tensorflow(model, example_inputs, **options)
+
+
+def _jax(model: Any, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
+    from anychip.frontends.jax import load
+
+    return load(model, example_inputs, **options)
+
+
+def _nothing_more(what: str, example_inputs: Examples, options: Mapping[str, Any]) -> None:
+    extra = [*(["example_inputs"] if example_inputs is not None else []), *options]
+    if extra:
+        raise UsageError(f"{what} carries its own shapes and takes no {', '.join(extra)}")
+
+
+_BY_SUFFIX: dict[str, Callable[[Any, Examples, Mapping[str, Any]], Loaded]] = {
+    ".gguf": _gguf,
+    ".onnx": _onnx,
+    ".pt2": _torch,
+    ".keras": _tensorflow,
+    ".mlir": _stablehlo,
+    ".mlirbc": _stablehlo,
+    ".stablehlo": _stablehlo,
+}
