@@ -87,17 +87,8 @@ class Cache:
         `timeout_s`, SetupError where the system has no POSIX file locks.
         """
         path = self.folder / key[:2] / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _lock(path.with_suffix(".lock"), time.monotonic() + timeout_s)
-        if handle is None:
-            raise CompileError(
-                f"another process has been compiling the same program for {timeout_s:g} s; "
-                f"wait for it, or stop whoever holds {path.with_suffix('.lock')}"
-            )
-        try:
+        with locked_file(path.with_suffix(".lock"), timeout_s, "compiling the same program"):
             yield Entry(path)
-        finally:
-            os.close(handle)
 
     def prune(self, max_bytes: int | None = None) -> int:
         """Drop the longest unused entries until the rest fits; returns the bytes freed.
@@ -130,6 +121,25 @@ class Cache:
             is_being_written = path.name.startswith(".") and time.time() - stat.st_mtime < 3600
             if path.suffix != ".lock" and not is_being_written:
                 yield stat.st_mtime, stat.st_size, path
+
+
+@contextmanager
+def locked_file(path: Path, timeout_s: float, doing: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file, made when missing, until the block ends.
+
+    Raises CompileError, saying that another process has been `doing` it, after `timeout_s`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _lock(path, time.monotonic() + timeout_s)
+    if handle is None:
+        raise CompileError(
+            f"another process has been {doing} for {timeout_s:g} s; "
+            f"wait for it, or stop whoever holds {path}"
+        )
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _lock(path: Path, deadline_s: float) -> int | None:

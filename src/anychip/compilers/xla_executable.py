@@ -8,7 +8,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,6 +73,7 @@ class XlaExecutable:
             if argument.role != "weight"
         ]
         self._binding = threading.Lock()
+        self._coverage: Coverage | None = None
         self._weights: list[tuple[int, BoundWeight]] | None = None
         stages: dict[str, Callable[[], str | bytes]] = {
             "stablehlo": lambda: module.text(locations=True),
@@ -87,21 +87,23 @@ class XlaExecutable:
             stages["executable"] = lambda: stored
         self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
 
-    @cached_property
+    @property
     def coverage(self) -> Coverage:
         """Every op is native: XLA:CPU compiles all of StableHLO, or the compile fails.
 
         Calls and composites do not count as ops; XLA inlines them.
         """
-        counts = Counter(
-            (step.op.name, step.origin) for step in walk(self._module) if step.op.callee is None
-        )
-        return Coverage(
-            tuple(
-                OpCoverage(op=op, fate="native", count=count, origin=origin)
-                for (op, origin), count in counts.items()
+        if self._coverage is None:
+            places = Counter(
+                (step.op.name, step.origin) for step in walk(self._module) if not step.op.callee
             )
-        )
+            self._coverage = Coverage(
+                tuple(
+                    OpCoverage(op=op, fate="native", count=count, origin=origin)
+                    for (op, origin), count in places.items()
+                )
+            )
+        return self._coverage
 
     def run(self, *inputs: Any) -> Sequence[Any]:
         """The results as JAX arrays on the CPU device, of numpy or JAX arrays.

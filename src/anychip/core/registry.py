@@ -7,7 +7,7 @@ whose object is a `Chip`. A broken package is listed as broken and raises when i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -26,15 +26,17 @@ TargetFactory = Callable[["Chip"], Target]
 class Chip:
     """A chip as its package declares it.
 
-    `read_spec` is called once, when first needed. `targets` maps `how` to a factory. `absent` says,
-    per toolchain that cannot be had, in one line what is missing, where it comes from, and what
-    anychip does instead. `folder` is where `*.toml` files other than spec.toml are systems.
+    `read_spec` is called once, when first needed: compiling need not know the chip's figures.
+    `targets` maps `how` to a factory. `absent` says, per toolchain that cannot be had, in one line
+    what is missing, where it comes from, and what anychip does instead. `folder` is where `*.toml`
+    files other than spec.toml are systems. `name` is that of the entry point, set by the registry.
     """
 
     read_spec: Callable[[], ChipSpec]
     targets: Mapping[str, TargetFactory]
     absent: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    name: str = ""
 
     @staticmethod
     def beside(
@@ -52,11 +54,12 @@ class Chip:
 
     def target(self, how: str) -> Target:
         """The target `how` of this chip. Raises UsageError for one it does not have."""
+        name = self.name or self.spec.name
         if how in self.absent and how not in self.targets:
-            raise UsageError(f"{self.spec.name}:{how} cannot be had: {self.absent[how]}")
+            raise UsageError(f"{name}:{how} cannot be had: {self.absent[how]}")
         if how not in self.targets:
-            raise unknown(f"way to target {self.spec.name}", how, self.targets)
-        return check_target(self.targets[how](self), f"{self.spec.name}:{how}")
+            raise unknown(f"way to target {name}", how, self.targets)
+        return check_target(self.targets[how](self), f"{name}:{how}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Registry:
         return chip.target(parsed.how)
 
     def systems(self, chip: str) -> tuple[SystemSpec, ...]:
-        """The systems of a chip: ours, and those its package ships. A lone chip when there are none."""
+        """The systems of a chip: ours, and those its package ships; without any, a lone chip."""
         folders = [Path(__file__).parent.parent / "systems"]
         own = self.chip(chip).folder
         if own is not None:
@@ -155,11 +158,14 @@ def _loader(point: EntryPoint, owner: str) -> Callable[[], Chip]:
                 f"chip {point.name!r} of {owner}: {point.value} is a {type(chip).__name__}, "
                 "not an anychip.core.Chip"
             )
+        loaded.append(replace(chip, name=point.name, read_spec=lambda: _checked(chip)))
+        return loaded[0]
+
+    def _checked(chip: Chip) -> ChipSpec:
         if chip.spec.name != point.name:
             raise PluginError(
                 f"chip {point.name!r} of {owner} calls itself {chip.spec.name!r} in its spec"
             )
-        loaded.append(chip)
-        return chip
+        return chip.spec
 
     return load

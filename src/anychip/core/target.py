@@ -90,10 +90,16 @@ class Coverage:
 class Executable(Protocol):
     """A compiled Module."""
 
-    signature: Signature
-    artifacts: Mapping[str, str | bytes]
-    """Stage name → what that stage left."""
-    coverage: Coverage
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def artifacts(self) -> Mapping[str, str | bytes]:
+        """Stage name → what that stage left."""
+        ...
+
+    @property
+    def coverage(self) -> Coverage: ...
 
     def run(self, *inputs: Any) -> Sequence[Any]:
         """Run on the arguments that are not weights, in signature order; returns the results.
@@ -112,12 +118,20 @@ class Executable(Protocol):
 class Target(Protocol):
     """Something that turns a Module into an Executable."""
 
-    name: str
-    """`chip:how`."""
-    runs: bool
-    """Whether `Executable.run` gives numbers here; False means "compiled, not run"."""
-    toolchain: str
-    """Name and version of the compiler or model behind it, for keys and reports."""
+    @property
+    def name(self) -> str:
+        """`chip:how`."""
+        ...
+
+    @property
+    def runs(self) -> bool:
+        """Whether `Executable.run` gives numbers here; False means "compiled, not run"."""
+        ...
+
+    @property
+    def toolchain(self) -> str:
+        """Name and version of the compiler or model behind it, for keys and reports."""
+        ...
 
     def compile(self, module: Module, options: CompileOptions) -> Executable: ...
 

@@ -1,0 +1,306 @@
+"""The ChipSpec of this host: measured once, kept as JSON, measured again when the host changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from anychip.compilers.cache import locked_file
+from anychip.core import ChipSpec, Fact, MemorySpec, machine_name, write_atomically
+from anychip.core.spec import Confidence
+
+_BENCHMARKS = 1
+"""Goes up when the benchmarks change, so that old measurements are taken again."""
+
+_POWERCAP = Path("/sys/class/powercap")
+_BUSY = 0.2
+"""Share of the CPUs taken by other programs from which a measurement is not trusted."""
+
+Samples = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is measured, and with what. Asked of the system by `this_host`."""
+
+    machine: str
+    cores: int
+    cache_bytes: int
+    memory_bytes: int
+    vendor: str
+    compiler: str
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """A measurement holds for an equal one only."""
+        return {
+            "machine": self.machine,
+            "cores": self.cores,
+            "cache_bytes": self.cache_bytes,
+            "compiler": self.compiler,
+            "benchmarks": _BENCHMARKS,
+        }
+
+
+def host_spec(
+    home: Path,
+    *,
+    again: bool = False,
+    host: Host | None = None,
+    measure: Callable[[Host], tuple[Samples, float]] | None = None,
+    busy: Callable[[], float] | None = None,
+) -> ChipSpec:
+    """The spec in `home`, measured first where there is none for this host (or `again`).
+
+    A measurement taken while other programs kept the CPUs busy is marked so, and taken again once
+    they are quiet. An unreadable file is replaced, and the spec's note says so. The last three
+    arguments stand in for the real ones in tests.
+    """
+    host, measure, busy = host or this_host(), measure or _measure, busy or busy_share
+    path = home / "host.json"
+    # Held while measuring: two measurements at a time would disturb each other.
+    with locked_file(path.with_suffix(".lock"), 120.0, "measuring this host"):
+        record, note = _stored(path, host)
+        if record is not None and not again:
+            was_busy = record["busy"] > _BUSY
+            if not was_busy or busy() > _BUSY:
+                return _spec(record, host)
+        samples, others = measure(host)
+        record = {
+            "fingerprint": host.fingerprint,
+            "date": date.today().isoformat(),
+            "busy": others,
+            "note": note,
+            "samples": samples,
+        }
+        write_atomically(path, json.dumps(record, indent=1))
+        return _spec(record, host)
+
+
+def _stored(path: Path, host: Host) -> tuple[dict[str, Any] | None, str]:
+    """(the record for this host, what a new one must say of the file it replaces)."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["fingerprint"] != host.fingerprint:
+            return None, ""
+        _spec(record, host)
+        return record, ""
+    except FileNotFoundError:
+        return None, ""
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return None, f"{path} could not be read ({type(error).__name__}) and was measured anew."
+
+
+def _measure(host: Host) -> tuple[Samples, float]:
+    """The samples, and the share of the CPUs that other programs took meanwhile."""
+    from anychip.chips.cpu.measure import measure
+
+    before = _cpu_seconds()
+    samples = measure(host.cache_bytes, host.memory_bytes, _POWERCAP)
+    return samples, _others(before, _cpu_seconds())
+
+
+# ---- from samples to facts -------------------------------------------------------------------
+
+
+def _spec(record: Mapping[str, Any], host: Host) -> ChipSpec:
+    samples: Samples = record["samples"]
+    is_busy = record["busy"] > _BUSY
+    confidence: Confidence = "low" if is_busy else "high"
+    where = f"measured on {host.machine}, {record['date']}, "
+
+    def rate(names: Sequence[str], how: str, note: str = "") -> Fact:
+        """The best seen: other programs only ever slow a run down. Low is the 10th percentile."""
+        values = sorted(v for name in names for v in samples[name])
+        return Fact(
+            value=values[-1],
+            low=values[len(values) // 10],
+            high=values[-1],
+            source=where + how,
+            confidence=confidence,
+            note=note,
+        )
+
+    def share(parts: Mapping[str, str], how: str) -> Fact:
+        """Median of best-over-best ratios, each at most 1, with the extremes as range."""
+        ratios = sorted(min(1.0, max(samples[a]) / max(samples[b])) for a, b in parts.items())
+        middle = ratios[len(ratios) // 2]
+        return Fact(
+            value=middle,
+            low=ratios[0],
+            high=ratios[-1],
+            source=where + how,
+            confidence=confidence,
+        )
+
+    def reached(name: str, best_of: Sequence[str], how: str) -> Fact:
+        """Median, 10th percentile and best of one benchmark over the best of several."""
+        best = max(v for one in best_of for v in samples[one])
+        ratios = sorted(v / best for v in samples[name])
+        return Fact(
+            value=ratios[len(ratios) // 2],
+            low=ratios[len(ratios) // 10],
+            high=ratios[-1],
+            source=where + how,
+            confidence=confidence,
+        )
+
+    def cost(names: Sequence[str], how: str) -> Fact:
+        """Median of each one's least; the range runs to the slowest one's median."""
+        least = sorted(min(samples[name]) for name in names)
+        typical = max(sorted(samples[name])[len(samples[name]) // 2] for name in names)
+        value = least[len(least) // 2]
+        return Fact(
+            value=value,
+            low=least[0],
+            high=max(value, typical),
+            source=where + how,
+            confidence=confidence,
+        )
+
+    def only(name: str, how: str) -> Fact | None:
+        values = samples.get(name) or [0.0]
+        if values[0] <= 0:
+            return None
+        return Fact(value=values[0], source=where + how, confidence="medium")
+
+    reported = f"reported by {platform.system()} on {host.machine}"
+    reads = ("read_bytes_per_s", "matvec_f32_bytes_per_s")
+    formats = ("f32", "bf16", "i8")
+    dots = {f"rows_64_{e}_flops_per_s": f"matmul_{e}_flops_per_s" for e in formats}
+    busy_note = (
+        f"Measured while other programs took {record['busy']:.0%} of the CPUs: expect better; "
+        "measured again by itself once they are quiet."
+        if is_busy
+        else ""
+    )
+    return ChipSpec(
+        name="cpu",
+        title=f"This host ({host.machine})",
+        vendor=host.vendor,
+        family="cpu",
+        note=" ".join(part for part in (record["note"], busy_note) if part),
+        matmul_flops_per_s={
+            e: rate(
+                [f"matmul_{e}_flops_per_s"],
+                "XLA dot of square matrices up to 2048, all threads",
+                "" if e == "f32" else f"added up in {'f32' if e == 'bf16' else 'i32'}",
+            )
+            for e in formats
+        },
+        vector_flops_per_s=rate(
+            ["vector_flops_per_s"], "XLA loop of 64 multiply-adds on 2^20 f32, all threads"
+        ),
+        memory=(
+            MemorySpec(
+                name="dram",
+                capacity_bytes=Fact(value=float(host.memory_bytes), source=reported),
+                read_bytes_per_s=rate(
+                    reads, "XLA sum and matrix-vector product beyond cache size, all threads"
+                ),
+                read_j_per_byte=only("read_j_per_byte", "RAPL above idle during the same sum"),
+            ),
+            MemorySpec(
+                name="llc",
+                capacity_bytes=Fact(value=float(host.cache_bytes), source=reported),
+                read_bytes_per_s=rate(
+                    ["cache_read_bytes_per_s"], "XLA sum over half the last-level cache"
+                ),
+                holds=("activations",),
+            ),
+        ),
+        matmul_efficiency=share(dots, "XLA dot of 64 rows with 2048x2048, against the large one"),
+        memory_efficiency=reached(
+            "matvec_f32_bytes_per_s", reads, "XLA matrix-vector product in f32, against the best"
+        ),
+        per_kernel_s=cost(
+            ["kernel_small_s", "kernel_s"], "XLA chain of 64 matmuls of 16x16 and of 64x64"
+        ),
+        per_step_s=cost(["step_s"], "one call of an XLA program with 256 arguments"),
+        tdp_w=only("tdp_w", "powercap long-term limit, all packages"),
+        idle_w=only("idle_w", "RAPL over half a second of sleep"),
+        mac_j=only("mac_j", "RAPL above idle during the f32 matmul"),
+        about={
+            "cores_count": Fact(value=float(host.cores), source=reported),
+            "read_1_thread_bytes_per_s": rate(
+                ["read_1_thread_bytes_per_s"], "XLA sum beyond cache size, one thread"
+            ),
+            "matvec_bf16_bytes_per_s": rate(
+                ["matvec_bf16_bytes_per_s"], "XLA multiply and reduce of bf16 weights, all threads"
+            ),
+        },
+    )
+
+
+# ---- what the system says --------------------------------------------------------------------
+
+
+def this_host() -> Host:
+    """This machine, as the operating system describes it and this process may use it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    vendor = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
+    return Host(
+        machine=machine_name(),
+        cores=cores or 1,
+        cache_bytes=_last_level_cache_bytes(Path("/sys/devices/system/cpu/cpu0/cache")),
+        memory_bytes=_memory_bytes(Path("/sys/fs/cgroup/memory.max")),
+        vendor=next((v for k, v in vendor.items() if k in _cpuinfo("vendor_id")), "unknown"),
+        compiler=f"jaxlib {version('jaxlib')}",
+    )
+
+
+def busy_share(seconds: float = 0.2) -> float:
+    """Share of all CPUs that other programs take just now; 0 where the system hides it."""
+    before = _cpu_seconds()
+    time.sleep(seconds)
+    return _others(before, _cpu_seconds())
+
+
+_CpuSeconds = tuple[float, float, float]
+"""All CPUs together: available, used by anyone, used by this process."""
+
+
+def _cpu_seconds() -> _CpuSeconds:
+    own = os.times()
+    try:
+        first = Path("/proc/stat").read_text().split("\n", 1)[0]
+    except FileNotFoundError:  # not Linux
+        return 0.0, 0.0, 0.0
+    ticks = [int(n) / os.sysconf("SC_CLK_TCK") for n in first.split()[1:9]]
+    return sum(ticks), sum(ticks) - ticks[3] - ticks[4], own.user + own.system  # idle, disk
+
+
+def _others(before: _CpuSeconds, after: _CpuSeconds) -> float:
+    available, used, own = (a - b for a, b in zip(after, before, strict=True))
+    return max(0.0, used - own) / available if available > 0 else 0.0
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next((x.partition(":")[2].strip() for x in lines if x.startswith(key)), "")
+    except FileNotFoundError:  # not Linux
+        return platform.processor()
+
+
+def _last_level_cache_bytes(folder: Path) -> int:
+    """The largest cache that the first CPU sees; 32 MiB where the system does not tell."""
+    scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    sizes = [f.read_text().strip() for f in folder.glob("index*/size")]
+    known = [int(s[:-1]) * scale[s[-1]] for s in sizes if s[-1:] in scale]
+    return max(known, default=32 << 20)
+
+
+def _memory_bytes(limit: Path) -> int:
+    """Physical memory, or this control group's limit where that is lower."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(physical, int(text)) if text.isdigit() else physical
