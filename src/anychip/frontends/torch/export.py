@@ -1,0 +1,160 @@
+"""nn.Module, TorchScript or .pt2 → an ExportedProgram decomposed to overloads with a rule."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from anychip.core.errors import InputError, UnsupportedError, UsageError
+from anychip.core.origin import Origin
+from anychip.core.target import OpCoverage
+from anychip.frontends.torch.table import table
+
+
+def read(path: Path) -> ExportedProgram:
+    """A program written by torch.export.save. Raises InputError when it is none."""
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # torch raises RuntimeError, KeyError, … for damaged archives
+        raise InputError(
+            f"not a torch.export archive ({type(error).__name__}: {_first_line(error)}); write it "
+            "with torch.export.save(torch.export.export(model, inputs), path)",
+            path=str(path),
+        ) from error
+
+
+def capture(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dynamic_shapes: Any,
+    strict: bool | None,
+) -> ExportedProgram:
+    """Run torch.export; without `strict` given, first without Dynamo and then with it.
+
+    Raises UnsupportedError saying where in the model and why when torch cannot capture it.
+    """
+    if isinstance(model, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+        return _from_script(model, args, kwargs, dynamic_shapes)
+    if not isinstance(model, torch.nn.Module):
+        model = _Function(model)
+    failures: list[Exception] = []
+    for mode in (False, True) if strict is None else (strict,):
+        try:
+            with torch.no_grad(), _quiet():
+                return torch.export.export(
+                    model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=mode
+                )
+        except Exception as error:  # torch.export has no error type of its own
+            failures.append(error)
+    raise _explained(failures[0], model) from failures[0]
+
+
+class _Function(torch.nn.Module):
+    """A plain function as the module torch.export wants."""
+
+    def __init__(self, fn: Callable[..., Any]):
+        super().__init__()
+        self.fn = fn
+        import inspect
+
+        self.forward = fn  # keeps the parameters' names
+        assert inspect.isroutine(fn) or callable(fn)
+
+
+def _from_script(
+    model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> ExportedProgram:
+    from torch._export.converter import TS2EPConverter
+
+    if dynamic_shapes is not None:
+        raise UsageError(
+            "a TorchScript module is captured at fixed sizes; pass the original nn.Module for "
+            "dynamic_shapes"
+        )
+    try:
+        with torch.no_grad(), _quiet():
+            return TS2EPConverter(model, args, dict(kwargs) or None).convert()
+    except Exception as error:  # the converter raises whatever it meets
+        raise UnsupportedError(
+            f"this TorchScript module cannot be re-exported ({_first_line(error)}). TorchScript is "
+            "deprecated in torch itself; pass the nn.Module it was made from"
+        ) from error
+
+
+@cache
+def _decompositions() -> Mapping[Any, Callable[..., Any]]:
+    """torch's decompositions of every overload that has no rule here."""
+    rules = table()
+    all_of_them: dict[Any, Callable[..., Any]] = dict(torch._decomp.decomposition_table)
+    all_of_them.update(torch.export.default_decompositions().items())
+    return {op: fn for op, fn in all_of_them.items() if str(op) not in rules}
+
+
+def decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The functional program in overloads of the table, as far as torch can decompose to them."""
+    with torch.no_grad(), _quiet():
+        return program.run_decompositions(dict(_decompositions()))
+
+
+class _quiet(warnings.catch_warnings):
+    """Without what torch.export says about its own insides."""
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        for message in (
+            r".*LeafSpec",
+            r".*were assigned during export",
+            r".*was assigned during export",
+            r".*is deprecated",
+            r".*`torch\.jit\..*` is",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        return entered
+
+
+_DATA_DEPENDENT = ("data-dependent", "GuardOnDataDependentSymNode", "unbacked")
+
+
+def _explained(error: Exception, model: torch.nn.Module) -> UnsupportedError:
+    text = str(error)
+    frames = re.findall(r'File "([^"]+)", line (\d+)', text)
+    frames += [(f.filename, str(f.lineno)) for f in _frames(error)]
+    inside = str(Path(torch.__file__).parent)
+    own = [f"{f}:{n}" for f, n in frames if not f.startswith(inside) and "anychip/" not in f]
+    origin = Origin("", own[-1] if own else "")
+    if any(mark in text for mark in _DATA_DEPENDENT):
+        remedy = (
+            "a size or a branch depends on the data; use torch.where or torch.cond, or pass the "
+            "number as a constant"
+        )
+    elif "dynamic" in text and "Constraints violated" in text:
+        remedy = "the dynamic dimension is fixed by the model; leave it out of dynamic_shapes"
+    else:
+        remedy = "make forward traceable by torch.export, or use torch.compile, which splits it"
+    name = type(model).__name__
+    row = OpCoverage(op="torch.export", fate="unsupported", origin=origin, why=_first_line(error))
+    return UnsupportedError(
+        f"torch.export cannot capture {name}: {type(error).__name__}: {_first_line(error)} "
+        f"(at {origin}); {remedy}",
+        report=[row],
+    )
+
+
+def _frames(error: Exception) -> list[Any]:
+    import traceback
+
+    return list(traceback.extract_tb(error.__traceback__))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

@@ -1,0 +1,214 @@
+"""An FX graph of ATen overloads as a JAX function, every op under the user's layer and line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+from torch import fx
+
+from anychip.core.errors import UnsupportedError
+from anychip.core.origin import Origin, scope
+from anychip.core.target import OpCoverage
+from anychip.frontends.torch.random import RULES as RANDOM
+from anychip.frontends.torch.sizes import PYTHON
+from anychip.frontends.torch.table import Rule
+from anychip.frontends.torch.tensors import numpy_dtype, to_numpy
+
+# where a tensor lives and how it is strided has no meaning here
+_NO_MEANING = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "requires_grad"}
+_TORCH = str(Path(torch.__file__).parent)
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+@dataclass
+class Evaluation:
+    """One tracing of a graph: what it looks up, and what it gathers on the way."""
+
+    rules: Mapping[str, Rule]
+    seed: int | None = None
+    sources: list[str] = field(default_factory=list)
+    failures: list[OpCoverage] = field(default_factory=list)
+    causes: list[Exception] = field(default_factory=list)
+    draws: int = 0
+
+    def run(self, graph: fx.GraphModule, inputs: Sequence[Any], inside: str = "") -> list[Any]:
+        """The graph's outputs for these arrays; `inside` is the layer whose op holds this graph."""
+        values: dict[fx.Node, Any] = {}
+        given = iter(inputs)
+        for node in graph.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(given)
+            elif node.op == "get_attr":
+                values[node] = self._attribute(graph, node)
+            elif node.op == "output":
+                return list(fx.node.map_arg(_tupled(node.args[0]), values.__getitem__))
+            else:
+                look_up = values.__getitem__
+                args = fx.node.map_arg(node.args, look_up)
+                kwargs = fx.node.map_arg(dict(node.kwargs), look_up)
+                values[node] = self._call(node, args, kwargs, inside)
+        raise AssertionError("an FX graph ends in an output node")
+
+    def _attribute(self, graph: fx.GraphModule, node: fx.Node) -> Any:
+        value: Any = graph
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        if isinstance(value, torch.Tensor):
+            return jnp.asarray(to_numpy(value))
+        return value
+
+    def _call(self, node: fx.Node, args: Any, kwargs: dict[str, Any], inside: str) -> Any:
+        name = overload_name(node.target)
+        if name is None:
+            fn = PYTHON.get(node.target, node.target)
+            return fn(*args, **kwargs)
+        origin = origin_of(node)
+        layer = origin.layer
+        if inside and (layer == inside or layer.startswith(inside + ".")):
+            layer = layer[len(inside) + 1 :]  # the outer op's scope already says the rest
+        args = [self._callable(a, origin.layer) for a in args]
+        kwargs = {k: v for k, v in kwargs.items() if k not in _NO_MEANING}
+        if name in RANDOM:
+            kwargs["key"] = self._key()
+        with jax.named_scope(scope(layer, self._source(origin.source))):
+            return self._apply(name, node, args, kwargs, origin)
+
+    def _callable(self, value: Any, layer: str) -> Any:
+        """Subgraphs are handed to rules as functions."""
+        if isinstance(value, fx.GraphModule):
+            return partial(_run_subgraph, self, value, layer)
+        if isinstance(value, list | tuple):
+            return type(value)(self._callable(v, layer) for v in value)
+        return value
+
+    def _apply(self, name: str, node: fx.Node, args: Any, kwargs: Any, origin: Origin) -> Any:
+        expected = node.meta.get("val")
+        try:
+            out = self.rules[name](*args, **kwargs)
+            _check(name, out, expected)
+            return out
+        except Exception as error:  # whatever a rule raises becomes one row of the report
+            why = str(error) if isinstance(error, UnsupportedError) else _told(error)
+            row = OpCoverage(op=name, fate="unsupported", origin=origin, why=why)
+            self.failures.append(row)
+            self.causes.append(error)
+            stand_in = _zeros(expected)
+            if stand_in is None:
+                raise _Stop from error
+            return stand_in
+
+    def _key(self) -> Any:
+        self.draws += 1
+        return jax.random.fold_in(jax.random.key(self.seed or 0), self.draws)
+
+    def _source(self, text: str) -> int | None:
+        if not text:
+            return None
+        if text not in self.sources:
+            self.sources.append(text)
+        return self.sources.index(text)
+
+
+class _Stop(Exception):
+    """A failed op whose result size is unknown: nothing after it can be looked at."""
+
+
+def evaluate(state: Evaluation, graph: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
+    """Run a graph; every failing op of it is gathered before anything is raised.
+
+    Raises UnsupportedError with `report`.
+    """
+    from anychip.frontends.torch.unsupported import unsupported
+
+    try:
+        out = state.run(graph, inputs)
+    except _Stop:
+        out = []
+    if state.failures:
+        raise unsupported(state.failures) from state.causes[0]
+    return out
+
+
+def _run_subgraph(state: Evaluation, graph: fx.GraphModule, layer: str, *inputs: Any) -> list[Any]:
+    return state.run(graph, inputs, layer)
+
+
+def _tupled(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def overload_name(target: Any) -> str | None:
+    """`aten.add.Tensor`, `higher_order.cond.default`; None for a plain Python function."""
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return f"higher_order.{target.name()}.default"
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return f"{target._qualified_op_name.replace('::', '.')}.default"
+    return None
+
+
+def is_known_function(target: Callable[..., Any]) -> bool:
+    """Whether a graph's plain Python function is arithmetic on sizes."""
+    return target in PYTHON or getattr(target, "__module__", "") in ("_operator", "operator")
+
+
+def origin_of(node: fx.Node) -> Origin:
+    """The user's layer (`blocks.0.attn`) and the innermost line outside torch."""
+    stack = node.meta.get("nn_module_stack") or {}
+    layer = ""
+    for path, _kind in stack.values():
+        layer = _clean(path) or layer
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [f"{file}:{line}" for file, line in frames if not file.startswith(_TORCH)]
+    return Origin(layer, own[-1] if own else "")
+
+
+def _clean(path: str) -> str:
+    """Dynamo writes `L['self'].blocks[0]._modules['a']` for what a user calls blocks.0.a."""
+    path = re.sub(r"^L\[['\"]self['\"]\]\.?", "", path)
+    path = path.replace("_modules", "").replace("_export_root", "").replace("L__self__", "")
+    path = re.sub(r"\[['\"]?([^'\"\]]+)['\"]?\]", r".\1", path)
+    return re.sub(r"\.+", ".", path).strip(".")
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _check(name: str, out: Any, expected: Any) -> None:
+    """A rule that gives another type or shape than torch is wrong: say so where it happens."""
+    if isinstance(expected, list | tuple):
+        for one, meta in zip(out, expected, strict=True):
+            _check(name, one, meta)
+        return
+    if not isinstance(expected, torch.Tensor):
+        return
+    shape = tuple(out.shape)
+    wanted = numpy_dtype(expected.dtype)
+    assert out.dtype == wanted, f"the rule of {name} gives {out.dtype}, torch {expected.dtype}"
+    agrees = len(shape) == expected.ndim and all(
+        a == b for a, b in zip(shape, expected.shape, strict=True) if _fixed(a) and _fixed(b)
+    )
+    assert agrees, f"the rule of {name} gives {shape}, torch {tuple(expected.shape)}"
+
+
+def _fixed(size: Any) -> bool:
+    return isinstance(size, int)
+
+
+def _zeros(expected: Any) -> Any:
+    if isinstance(expected, list | tuple):
+        parts = [_zeros(e) for e in expected]
+        return None if any(p is None for p in parts) else parts
+    if isinstance(expected, torch.Tensor) and all(_fixed(d) for d in expected.shape):
+        return jnp.zeros(tuple(expected.shape), numpy_dtype(expected.dtype))
+    return None

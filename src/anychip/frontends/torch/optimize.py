@@ -1,0 +1,3 @@
+"""x"""
+
+Optimized = optimize = None

@@ -1,0 +1,230 @@
+"""load: a torch model as a Module, and what is needed besides to call it as the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anychip.core.errors import UsageError, missing_extra
+from anychip.core.module import Module
+
+if TYPE_CHECKING:
+    import torch
+
+    from anychip.frontends.torch.bind import Binding
+
+
+def load(
+    model: torch.nn.Module | torch.export.ExportedProgram | str | Path,
+    example_inputs: Any = (),
+    *,
+    dynamic_shapes: Any = None,
+    name: str = "",
+    strict: bool | None = None,
+    seed: int | None = None,
+) -> Module:
+    """A torch model as a Module.
+
+    `model` is an nn.Module (or a function, or a TorchScript module), an ExportedProgram, or the
+    path of a `.pt2` file. `example_inputs` is one tensor, a tuple of positional arguments, or a
+    mapping of keyword arguments; not needed for exported programs. `dynamic_shapes` is as
+    torch.export takes it; the names of its `Dim`s become the names of symbolic dimensions.
+    `strict` forces torch.export with (True) or without (False) Dynamo; by default the second is
+    tried when the first fails. `seed` lets random ops draw the same numbers at every call.
+
+    The Module's weights are views of the model's own tensors under their own names. Buffers that
+    forward changes are state. Raises UnsupportedError, whose `report` lists everything in the way.
+    """
+    return lower(
+        model,
+        example_inputs,
+        dynamic_shapes=dynamic_shapes,
+        name=name,
+        strict=strict,
+        seed=seed,
+    ).module
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A Module with the trees of forward's arguments and result."""
+
+    module: Module
+    binding: Binding
+    in_spec: Any
+    out_spec: Any
+
+
+def lower(
+    model: Any,
+    example_inputs: Any = (),
+    *,
+    dynamic_shapes: Any = None,
+    name: str = "",
+    strict: bool | None = None,
+    seed: int | None = None,
+) -> Lowered:
+    """`load`, keeping how forward's arguments and result are laid out."""
+    need_torch()
+    from torch.export import ExportedProgram
+
+    from anychip.frontends.torch import export
+
+    source = ""
+    if isinstance(model, str | Path):
+        source = str(model)
+        name = name or Path(model).stem
+        model = export.read(Path(model))
+    if isinstance(model, ExportedProgram):
+        if dynamic_shapes is not None or strict is not None:
+            raise UsageError("an exported program has its shapes; export it with dynamic_shapes")
+        return _lowered(model, name or "program", {}, source, seed)
+    args, kwargs = arguments_of(example_inputs)
+    if not args and not kwargs:
+        raise UsageError(
+            f"{type(model).__name__} needs example_inputs: a tensor, a tuple of arguments, or a "
+            "mapping of keyword arguments"
+        )
+    program = export.capture(model, args, kwargs, dynamic_shapes, strict)
+    names = _symbol_names(program, args, kwargs, dynamic_shapes)
+    return _lowered(program, name or _name_of(model), names, source, seed)
+
+
+def need_torch() -> None:
+    """Raise SetupError where torch is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise missing_extra("torch", "torch", "loading a PyTorch model")
+
+
+def arguments_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments from the ways they may be given."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def _name_of(model: Any) -> str:
+    return getattr(model, "__name__", "") or type(model).__name__
+
+
+def _lowered(
+    program: Any, name: str, names: Mapping[str, str], source: str, seed: int | None
+) -> Lowered:
+    from anychip.frontends.torch.bind import bind
+    from anychip.frontends.torch.export import decomposed
+    from anychip.frontends.torch.graph import Evaluation
+    from anychip.frontends.torch.table import table
+    from anychip.frontends.torch.unsupported import missing, unsupported
+
+    program = decomposed(program)
+    rules = table()
+    if rows := missing(program.graph_module, rules, seed):
+        raise unsupported(rows)
+    names, guards = _symbols(program, names)
+    binding = bind(program, names, source)
+    module = _traced(program.graph_module, binding, Evaluation(rules, seed), name, guards)
+    return Lowered(module, binding, program.call_spec.in_spec, program.call_spec.out_spec)
+
+
+def _traced(graph: Any, binding: Binding, state: Any, name: str, guards: Sequence[str]) -> Module:
+    import jax.numpy as jnp
+
+    from anychip.frontends.torch.bind import Slot
+    from anychip.frontends.torch.graph import evaluate
+    from anychip.frontends.trace import to_module
+
+    def forward(*arrays: Any) -> list[Any]:
+        inputs = [
+            arrays[f.index] if isinstance(f, Slot) else f if _is_plain(f) else jnp.asarray(f)
+            for f in binding.feed
+        ]
+        outputs = evaluate(state, graph, inputs)
+        return [jnp.asarray(outputs[index]) for index, _, _ in binding.results]
+
+    return to_module(
+        forward,
+        binding.arguments,
+        name=name,
+        result_names=[result for _, result, _ in binding.results],
+        updates={result: state_ for _, result, state_ in binding.results if state_},
+        weights=binding.weights,
+        sources=state.sources,
+        guards=guards,
+        x64=True,
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return not hasattr(value, "ndim")
+
+
+def _symbols(program: Any, names: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """A name for every symbol of the program's inputs, and its range as guards."""
+    import torch
+    from torch.utils._sympy.numbers import int_oo
+
+    found = dict(names)
+    for node in program.graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        for size in value.shape if isinstance(value, torch.Tensor) else ():
+            if not isinstance(size, int) and str(size).isidentifier():
+                found.setdefault(str(size), str(size))
+    guards: list[str] = []
+    for symbol, bounds in program.range_constraints.items():
+        if str(symbol) not in found:
+            continue
+        own = found[str(symbol)]
+        if bounds.lower > 1:
+            guards.append(f"{own} >= {int(bounds.lower)}")
+        if bounds.upper != int_oo:
+            guards.append(f"{own} <= {int(bounds.upper)}")
+    return found, list(dict.fromkeys(guards))
+
+
+def _symbol_names(
+    program: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> dict[str, str]:
+    """The user's `Dim` names by torch's symbols, matched through the inputs they stand on."""
+    if not dynamic_shapes:
+        return {}
+    import torch
+    from torch.export.dynamic_shapes import _combine_args, _tree_map_with_path
+    from torch.export.graph_signature import InputKind
+
+    named: list[tuple[int, str] | None] = []  # for each leaf, its named dimensions
+
+    def note(_path: Any, leaf: Any, shape: Any) -> None:
+        dims: dict[int, str] = {}
+        entries = shape.items() if isinstance(shape, Mapping) else enumerate(shape or ())
+        for axis, dim in entries:
+            if isinstance(dim, str) or hasattr(dim, "__name__"):
+                dims[axis] = dim if isinstance(dim, str) else dim.__name__
+        named.append(dims)
+
+    combined = _combine_args(program.module(), args, dict(kwargs))
+    shapes = dynamic_shapes
+    if not isinstance(shapes, Mapping):
+        shapes = dict(zip(combined, shapes, strict=False))
+    _tree_map_with_path(note, combined, shapes, tree_name="inputs")
+    placeholders = [
+        node
+        for node, spec in zip(
+            [n for n in program.graph.nodes if n.op == "placeholder"],
+            program.graph_signature.input_specs,
+            strict=True,
+        )
+        if spec.kind is InputKind.USER_INPUT
+    ]
+    names: dict[str, str] = {}
+    for node, dims in zip(placeholders, named, strict=True):
+        value = node.meta.get("val")
+        for axis, label in (dims or {}).items():
+            if isinstance(value, torch.Tensor) and not isinstance(value.shape[axis], int):
+                names.setdefault(str(value.shape[axis]), label)
+    return names
