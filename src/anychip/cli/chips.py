@@ -109,16 +109,14 @@ def _one(name: str, format: Format) -> None:
     console.print(f"[bold]{spec.title}[/bold]  ({spec.name}; {spec.vendor}; family {spec.family})")
     if spec.note:
         console.print(spec.note, style="dim")
-    rows = [
-        (
-            key,
-            _value(key, fact),
-            Text(fact.confidence, style=_STYLE[fact.confidence]),
-            _source(fact),
-        )
-        for key, fact in spec.facts()
-    ]
-    console.print(table("", ("figure", "value", "confidence", "source"), rows, right=(1,)))
+    width = max(len(key) for key, _ in spec.facts())
+    for key, fact in spec.facts():
+        line = Text.assemble(f"{key:<{width}}  ", (_value(key, fact), "bold"), "  ")
+        line.append(fact.confidence, style=_STYLE[fact.confidence])
+        console.print(line, soft_wrap=True)
+        for detail in (fact.source, fact.note):
+            if detail:
+                console.print(Text(f"    {detail}", style="dim"), soft_wrap=True)
     for limit in spec.limits:
         console.print(f"limit: {limit.op} {limit.dtype}: {limit.why}")
     for how in sorted(chip.targets):
@@ -158,10 +156,6 @@ def _value(key: str, fact: Fact) -> str:
         else f"{scaled(low, unit)} – {scaled(high, unit)}"
     )
     return f"{shown} ({spread})"
-
-
-def _source(fact: Fact) -> str:
-    return f"{fact.source}\n{fact.note}" if fact.note else fact.source
 
 
 def _fact_json(fact: Fact) -> dict[str, object]:

@@ -99,12 +99,12 @@ def show(document: Mapping[str, Any], *, why: bool = False) -> None:
     workload = document["workload"]
     fitting = [row for row in document["rows"] if row["fits"]]
     rows = [_cells(row) for row in fitting]
-    columns = ("chip", "system", "how", "precision", *(name for _, name, _ in COLUMNS))
+    columns = ("chip", "how", *(name for _, name, _ in COLUMNS))
     title = (
         f"{document['model']}: prompt {workload['prompt']}, generate {workload['generate']}, "
         f"batch {workload['batch']}; best {document['objective']} first"
     )
-    console.print(table(title, columns, rows, right=tuple(range(4, 10))))
+    console.print(table(title, columns, rows, right=tuple(range(2, 8))))
     console.print(
         Text.assemble(
             ("estimated", "dim"),
@@ -133,15 +133,11 @@ def show(document: Mapping[str, Any], *, why: bool = False) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    count = "" if row["count"] == 1 else f"×{row['count']}"
-    system = row["system"] if row["system"] != row["chip"] else "one"
     is_measured = bool(row["tpot_s"]) and row["tpot_s"]["kind"] == "measured"
-    how = Text(row["how"], style="bold green" if is_measured else "")
-    how.append("\nmeasured" if is_measured else "\nestimated", style="dim")
-    return (
-        Text(row["chip"], style="bold"),
-        f"{system}\n{count}".strip(),
-        how,
-        row["precision"],
-        *(quantity(row[key], unit) for key, _, unit in COLUMNS),
-    )
+    chip = Text(row["chip"], style="bold")
+    if row["count"] != 1:
+        chip.append(f" ×{row['count']}")
+    chip.append(f"\n{row['system']}", style="not bold dim")
+    how = Text(f"{row['how']} {row['precision']}", style="bold green" if is_measured else "")
+    how.append("\nmeasured" if is_measured else "\nestimated", style="not bold dim")
+    return (chip, how, *(quantity(row[key], unit) for key, _, unit in COLUMNS))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,10 +26,14 @@ FormatOption = Annotated[
     Format, typer.Option("--format", "-f", help="A table for people, JSON for programs.")
 ]
 
-console = Console(highlight=False)
+PIPE_WIDTH = 120
+"""Columns when the output is no terminal, where nobody can say how wide it is."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 progress_console = Console(stderr=True, highlight=False)
 
 _PREFIXES = (
+    (1e15, "P"),
     (1e12, "T"),
     (1e9, "G"),
     (1e6, "M"),
@@ -91,9 +97,21 @@ def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()
 ) -> Table:
     """A table with `columns`; those whose index is in `right` are right-aligned."""
-    made = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    made = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for index, name in enumerate(columns):
-        made.add_column(name, justify="right" if index in right else "left", overflow="fold")
+        made.add_column(
+            name,
+            justify="right" if index in right else "left",
+            overflow="fold",
+            no_wrap=index == 0 or index in right,
+        )
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return made
