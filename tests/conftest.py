@@ -22,7 +22,8 @@ def tiny_gguf(tmp_path: Path) -> Callable[..., Path]:
     """Makes a GGUF with random weights: `tiny_gguf(format="q4_K", arch="qwen2", set={…})`.
 
     `set` replaces metadata by key, or drops a key whose new value is None; `tensors` does the same
-    for tensors, with f32 arrays. Values are seeded, so equal calls make equal files.
+    for tensors, with f32 arrays. With `experts`, each layer is a mixture of that many, two active.
+    Values are seeded, so equal calls make equal files.
     """
 
     def make(
@@ -31,15 +32,24 @@ def tiny_gguf(tmp_path: Path) -> Callable[..., Path]:
         arch: str = "llama",
         set: Mapping[str, Any] | None = None,
         tensors: Mapping[str, np.ndarray | None] | None = None,
+        experts: int = 0,
         name: str = "tiny.gguf",
     ) -> Path:
-        return _write(tmp_path / name, format, arch, dict(set or {}), dict(tensors or {}))
+        changes = {f"{arch}.expert_count": experts, f"{arch}.expert_used_count": 2}
+        changes = (changes if experts else {}) | dict(set or {})
+        shapes = _shapes(arch, experts)
+        return _write(tmp_path / name, format, arch, changes, shapes, dict(tensors or {}))
 
     return make
 
 
 def _write(
-    path: Path, format: str, arch: str, changes: dict[str, Any], replaced: dict[str, Any]
+    path: Path,
+    format: str,
+    arch: str,
+    changes: dict[str, Any],
+    shapes: dict[str, tuple[int, ...]],
+    replaced: dict[str, Any],
 ) -> Path:
     import gguf
 
@@ -71,13 +81,18 @@ def _write(
     for key, value in (metadata | changes).items():
         if value is not None and key != "general.architecture":
             _add(writer, key, value)
-    shapes = _shapes(arch, len(words))
+    shapes = {
+        key: (len(words), *shape) if key == "token_embd.weight" else shape
+        for key, shape in shapes.items()
+    }
     random = np.random.default_rng(7)
     arrays = {
         key: (random.standard_normal(shape) * (0.5 if len(shape) > 1 else 1)).astype(np.float32)
         for key, shape in shapes.items()
     }
-    kinds = {key: format if len(shape) > 1 else "f32" for key, shape in shapes.items()}
+    kinds = {
+        key: "f32" if len(shape) == 1 or "_inp" in key else format for key, shape in shapes.items()
+    }
     for key, value in (arrays | replaced).items():
         if value is not None:
             kind = kinds.get(key, "f32")
@@ -116,10 +131,10 @@ def _packed(value: np.ndarray, kind: str, random: np.random.Generator) -> np.nda
     return blocks.reshape(*value.shape[:-1], -1)
 
 
-def _shapes(arch: str, vocabulary: int) -> dict[str, tuple[int, ...]]:
+def _shapes(arch: str, experts: int) -> dict[str, tuple[int, ...]]:
     head = HIDDEN // HEADS
     shapes: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (vocabulary, HIDDEN),
+        "token_embd.weight": (HIDDEN,),  # times the vocabulary
         "output_norm.weight": (HIDDEN,),
     }
     for i in range(LAYERS):
@@ -130,17 +145,22 @@ def _shapes(arch: str, vocabulary: int) -> dict[str, tuple[int, ...]]:
             f"blk.{i}.attn_v.weight": (KV_HEADS * head, HIDDEN),
             f"blk.{i}.attn_output.weight": (HIDDEN, HEADS * head),
             f"blk.{i}.ffn_norm.weight": (HIDDEN,),
-            f"blk.{i}.ffn_gate.weight": (FFN, HIDDEN),
-            f"blk.{i}.ffn_up.weight": (FFN, HIDDEN),
-            f"blk.{i}.ffn_down.weight": (HIDDEN, FFN),
         }
+        suffix, lead = ("_exps", (experts,)) if experts else ("", ())
+        shapes |= {
+            f"blk.{i}.ffn_gate{suffix}.weight": (*lead, FFN, HIDDEN),
+            f"blk.{i}.ffn_up{suffix}.weight": (*lead, FFN, HIDDEN),
+            f"blk.{i}.ffn_down{suffix}.weight": (*lead, HIDDEN, FFN),
+        }
+        if experts:
+            shapes[f"blk.{i}.ffn_gate_inp.weight"] = (experts, HIDDEN)
         if arch == "qwen2":
             shapes |= {
                 f"blk.{i}.attn_q.bias": (HEADS * head,),
                 f"blk.{i}.attn_k.bias": (KV_HEADS * head,),
                 f"blk.{i}.attn_v.bias": (KV_HEADS * head,),
             }
-        if arch == "qwen3":
+        if arch.startswith("qwen3"):
             shapes |= {
                 f"blk.{i}.attn_q_norm.weight": (head,),
                 f"blk.{i}.attn_k_norm.weight": (head,),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anychip.core.errors import InputError, UsageError
+from anychip.frontends.gguf import load_gguf
 from anychip.frontends.gguf_file import GGUF
 
 FORMATS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q6_K", "f16", "bf16", "f32")
@@ -114,6 +115,7 @@ _WHERE = st.one_of(st.integers(0, 1 << 13), st.integers(1 << 10, 1 << 13), st.in
 _NUMBER = st.one_of(
     st.integers(0, 300), st.sampled_from([2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1])
 )
+_KINDS = ("flip", "flip", "number", "cut", "drop", "insert")
 _WOUNDS = st.lists(
     st.tuples(
         st.sampled_from(["flip", "flip", "number", "cut", "drop", "insert"]), _WHERE, _NUMBER
@@ -136,27 +138,26 @@ def test_a_damaged_file_loads_or_is_refused(tiny_gguf, tmp_path, wounds):
     path = tmp_path / "damaged.gguf"
     path.write_bytes(_damaged(raw, wounds))
     tracemalloc.start()
+    refused = None
     try:
         _load_everything(path)
     except InputError as error:
-        assert "damaged.gguf" in str(error)
-        assert error.field or "cannot be read" in str(error)
+        refused = error
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 64 * len(raw)
+    assert refused is None or "damaged.gguf" in str(refused)
+    assert refused is None or refused.field or "cannot be read" in str(refused)
 
 
 def _load_everything(path) -> None:
-    from anychip.frontends.llm.chat import read_chat
-    from anychip.frontends.llm.tokenizer import read_tokenizer
-
-    file = GGUF.open(path)
-    for weight in file.weights.values():
+    model = load_gguf(path)
+    for weight in model.bind(model.native_precision).values():
         weight.array()
-    tokenizer = read_tokenizer(file)
+    for weight in GGUF.open(path).weights.values():
+        weight.array()
     with contextlib.suppress(UsageError):  # a vocabulary that lost a letter
-        tokenizer.decode(tokenizer.encode("hello world"))
-    if "tokenizer.chat_template" in file:
-        chat = read_chat(file.text("tokenizer.chat_template"), {}, path=str(path))
-        chat.render([{"role": "user", "content": "hi"}])
+        model.tokenizer.decode(model.tokenizer.encode("hello world"))
+    if model.chat is not None:
+        model.chat.render([{"role": "user", "content": "hi"}])

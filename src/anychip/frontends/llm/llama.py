@@ -118,7 +118,7 @@ def read_config(file: GGUF) -> TransformerConfig:
             heads=heads,
             kv_heads=file.integer(f"{name}.attention.head_count_kv", heads, high=heads),
             head_dim=head_dim,
-            ffn=file.integer(f"{name}.feed_forward_length", 0 if moe else -1, low=0),
+            ffn=0 if moe else file.integer(f"{name}.feed_forward_length"),
             vocabulary=embedding.shape[0],
             context=file.integer(f"{name}.context_length"),
             rope=_read_rope(file, name, head_dim),
