@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anychip.chips.cpu.host import busy_share, this_host
 from anychip.chips.cpu.measure import matvec, read_sum, timed
+from anychip.chips.cpu.system import busy_share, this_host
 
 
 def methods(nbytes: int, threads: int) -> Iterator[tuple[str, Callable[[], object], float]]:

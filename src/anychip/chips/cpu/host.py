@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from anychip.chips.cpu.system import Host, busy_share, cpu_seconds, others_share, this_host
 from anychip.compilers.cache import locked_file
-from anychip.core import ChipSpec, Fact, MemorySpec, machine_name, write_atomically
+from anychip.core import ChipSpec, Fact, MemorySpec, write_atomically
 from anychip.core.spec import Confidence
 
-_BENCHMARKS = 1
-"""Goes up when the benchmarks change, so that old measurements are taken again."""
-
 _POWERCAP = Path("/sys/class/powercap")
-_BUSY = 0.2
+_BUSY = 0.1
 """Share of the CPUs taken by other programs from which a measurement is not trusted."""
 
 Samples = Mapping[str, Sequence[float]]
-
-
-@dataclass(frozen=True)
-class Host:
-    """What is measured, and with what. Asked of the system by `this_host`."""
-
-    machine: str
-    cores: int
-    cache_bytes: int
-    memory_bytes: int
-    vendor: str
-    compiler: str
-
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """A measurement holds for an equal one only."""
-        return {
-            "machine": self.machine,
-            "cores": self.cores,
-            "cache_bytes": self.cache_bytes,
-            "compiler": self.compiler,
-            "benchmarks": _BENCHMARKS,
-        }
 
 
 def host_spec(
@@ -95,7 +66,7 @@ def _stored(path: Path, host: Host) -> tuple[dict[str, Any] | None, str]:
         return record, ""
     except FileNotFoundError:
         return None, ""
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         return None, f"{path} could not be read ({type(error).__name__}) and was measured anew."
 
 
@@ -103,12 +74,9 @@ def _measure(host: Host) -> tuple[Samples, float]:
     """The samples, and the share of the CPUs that other programs took meanwhile."""
     from anychip.chips.cpu.measure import measure
 
-    before = _cpu_seconds()
+    before = cpu_seconds()
     samples = measure(host.cache_bytes, host.memory_bytes, _POWERCAP)
-    return samples, _others(before, _cpu_seconds())
-
-
-# ---- from samples to facts -------------------------------------------------------------------
+    return samples, others_share(before, cpu_seconds())
 
 
 def _spec(record: Mapping[str, Any], host: Host) -> ChipSpec:
@@ -238,69 +206,3 @@ def _spec(record: Mapping[str, Any], host: Host) -> ChipSpec:
             ),
         },
     )
-
-
-# ---- what the system says --------------------------------------------------------------------
-
-
-def this_host() -> Host:
-    """This machine, as the operating system describes it and this process may use it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    vendor = {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}
-    return Host(
-        machine=machine_name(),
-        cores=cores or 1,
-        cache_bytes=_last_level_cache_bytes(Path("/sys/devices/system/cpu/cpu0/cache")),
-        memory_bytes=_memory_bytes(Path("/sys/fs/cgroup/memory.max")),
-        vendor=next((v for k, v in vendor.items() if k in _cpuinfo("vendor_id")), "unknown"),
-        compiler=f"jaxlib {version('jaxlib')}",
-    )
-
-
-def busy_share(seconds: float = 0.2) -> float:
-    """Share of all CPUs that other programs take just now; 0 where the system hides it."""
-    before = _cpu_seconds()
-    time.sleep(seconds)
-    return _others(before, _cpu_seconds())
-
-
-_CpuSeconds = tuple[float, float, float]
-"""All CPUs together: available, used by anyone, used by this process."""
-
-
-def _cpu_seconds() -> _CpuSeconds:
-    own = os.times()
-    try:
-        first = Path("/proc/stat").read_text().split("\n", 1)[0]
-    except FileNotFoundError:  # not Linux
-        return 0.0, 0.0, 0.0
-    ticks = [int(n) / os.sysconf("SC_CLK_TCK") for n in first.split()[1:9]]
-    return sum(ticks), sum(ticks) - ticks[3] - ticks[4], own.user + own.system  # idle, disk
-
-
-def _others(before: _CpuSeconds, after: _CpuSeconds) -> float:
-    available, used, own = (a - b for a, b in zip(after, before, strict=True))
-    return max(0.0, used - own) / available if available > 0 else 0.0
-
-
-def _cpuinfo(key: str) -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next((x.partition(":")[2].strip() for x in lines if x.startswith(key)), "")
-    except FileNotFoundError:  # not Linux
-        return platform.processor()
-
-
-def _last_level_cache_bytes(folder: Path) -> int:
-    """The largest cache that the first CPU sees; 32 MiB where the system does not tell."""
-    scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    sizes = [f.read_text().strip() for f in folder.glob("index*/size")]
-    known = [int(s[:-1]) * scale[s[-1]] for s in sizes if s[-1:] in scale]
-    return max(known, default=32 << 20)
-
-
-def _memory_bytes(limit: Path) -> int:
-    """Physical memory, or this control group's limit where that is lower."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    return min(physical, int(text)) if text.isdigit() else physical
