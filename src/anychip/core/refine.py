@@ -1,4 +1,4 @@
-"""Fix the symbolic dimensions of a Module: substitute sizes in `main`, then refine shapes inside."""
+"""Fix the symbolic dimensions of a Module: sizes in `main` first, then every shape inside."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def refine(module: Module, dims: Mapping[str, int]) -> Module:
         from jaxlib.mlir import passmanager
 
         pipeline = (
-            "builtin.module(stablehlo-refine-arguments{types=" + ",".join(shapes) + "},"
+            # refinement does not look into a composite's body; as a call it does
+            "builtin.module(func.func(stablehlo-legalize-composite-to-call),"
+            "stablehlo-refine-arguments{types=" + ",".join(shapes) + "},"
             "stablehlo-refine-shapes,func.func(stablehlo-canonicalize-dynamism),"
             "stablehlo-refine-shapes)"
         )

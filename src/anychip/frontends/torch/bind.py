@@ -6,7 +6,7 @@ reads is a weight; small lifted constants become constants of the program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from anychip.frontends.torch.tensors import element_name, to_numpy, weight_of
 _CONSTANT_BYTES = 1024  # lifted constants up to this size are part of the program's text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Binding:
     """How a program's graph inputs and outputs become a Module's arguments and results."""
 
@@ -36,6 +36,8 @@ class Binding:
     weights: Weights
     feed: tuple[int | Any, ...]
     """A graph input: the index of an argument (`Slot`), or a constant value."""
+    user_inputs: tuple[int | None, ...]
+    """A leaf of forward's arguments: the index of its argument, or None for a constant."""
     results: tuple[tuple[int, str, str | None], ...]
     """Index of the graph output, the result's name, and the state argument it updates."""
     user_outputs: tuple[int | Any, ...]
@@ -65,6 +67,7 @@ def bind(program: ExportedProgram, names: Mapping[str, str], source: str) -> Bin
     weights: list[Weight] = []
     feed: list[Any] = []
     by_memory: dict[Any, int] = {}
+    user_inputs: list[int | None] = []
     inputs: list[str] = []  # placeholder names of user inputs, in order
     taken = {s.target for s in signature.input_specs if s.target}
     for node, spec in zip(placeholders, signature.input_specs, strict=True):
@@ -92,8 +95,10 @@ def bind(program: ExportedProgram, names: Mapping[str, str], source: str) -> Bin
             inputs.append(node.name)
             if isinstance(spec.arg, ConstantArgument):
                 feed.append(spec.arg.value)
+                user_inputs.append(None)
                 continue
             feed.append(Slot(len(arguments)))
+            user_inputs.append(len(arguments))
             name = node.name if node.name not in taken else f"{node.name}_input"
             arguments.append(_input(name, node.meta["val"], names))
         else:
@@ -103,7 +108,13 @@ def bind(program: ExportedProgram, names: Mapping[str, str], source: str) -> Bin
             )
     results, outputs, mutated = _results(program, inputs, names)
     return Binding(
-        tuple(arguments), Weights(tuple(weights)), tuple(feed), results, outputs, mutated
+        arguments=tuple(arguments),
+        weights=Weights(tuple(weights)),
+        feed=tuple(feed),
+        user_inputs=tuple(user_inputs),
+        results=results,
+        user_outputs=outputs,
+        mutated_inputs=mutated,
     )
 
 
@@ -136,8 +147,8 @@ def _dim(owner: str, size: Any, names: Mapping[str, str]) -> Dim:
     text = str(size)
     if text not in names:
         raise UnsupportedError(
-            f"a dimension of input {owner} is the expression {text}; give it a dimension of its own "
-            "in dynamic_shapes, and reshape inside forward"
+            f"a dimension of input {owner} is the expression {text}; give it a dimension of its "
+            "own in dynamic_shapes, and reshape inside forward"
         )
     return names[text]
 
@@ -191,11 +202,10 @@ def _leaf_names(spec: Any, path: str = "") -> list[str]:
         keys = list(spec.type._fields)
     else:
         keys = [str(i) for i in range(len(children))]
-    return [
-        n
-        for key, child in zip(keys, children, strict=True)
-        for n in _leaf_names(child, dotted(key))
-    ]
+    names: list[str] = []
+    for key, child in zip(keys, children, strict=True):
+        names += _leaf_names(child, f"{path}.{key}" if path else _word(key))
+    return names
 
 
 def _word(key: str) -> str:

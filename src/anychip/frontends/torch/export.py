@@ -90,7 +90,7 @@ def _from_script(
 
 
 @cache
-def _decompositions() -> Mapping[Any, Callable[..., Any]]:
+def decompositions() -> Mapping[Any, Callable[..., Any]]:
     """torch's decompositions of every overload that has no rule here."""
     rules = table()
     all_of_them: dict[Any, Callable[..., Any]] = dict(torch._decomp.decomposition_table)
@@ -101,7 +101,7 @@ def _decompositions() -> Mapping[Any, Callable[..., Any]]:
 def decomposed(program: ExportedProgram) -> ExportedProgram:
     """The functional program in overloads of the table, as far as torch can decompose to them."""
     with torch.no_grad(), _quiet():
-        return program.run_decompositions(dict(_decompositions()))
+        return program.run_decompositions(dict(decompositions()))
 
 
 class _quiet(warnings.catch_warnings):

@@ -20,6 +20,7 @@ def load(
     model: torch.nn.Module | torch.export.ExportedProgram | str | Path,
     example_inputs: Any = (),
     *,
+    example_kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
     name: str = "",
     strict: bool | None = None,
@@ -29,7 +30,8 @@ def load(
 
     `model` is an nn.Module (or a function, or a TorchScript module), an ExportedProgram, or the
     path of a `.pt2` file. `example_inputs` is one tensor, a tuple of positional arguments, or a
-    mapping of keyword arguments; not needed for exported programs. `dynamic_shapes` is as
+    mapping of keyword arguments, which `example_kwargs` adds to; an exported program needs
+    neither. `dynamic_shapes` is as
     torch.export takes it; the names of its `Dim`s become the names of symbolic dimensions.
     `strict` forces torch.export with (True) or without (False) Dynamo; by default the second is
     tried when the first fails. `seed` lets random ops draw the same numbers at every call.
@@ -40,6 +42,7 @@ def load(
     return lower(
         model,
         example_inputs,
+        example_kwargs=example_kwargs,
         dynamic_shapes=dynamic_shapes,
         name=name,
         strict=strict,
@@ -61,6 +64,7 @@ def lower(
     model: Any,
     example_inputs: Any = (),
     *,
+    example_kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
     name: str = "",
     strict: bool | None = None,
@@ -81,7 +85,7 @@ def lower(
         if dynamic_shapes is not None or strict is not None:
             raise UsageError("an exported program has its shapes; export it with dynamic_shapes")
         return _lowered(model, name or "program", {}, source, seed)
-    args, kwargs = arguments_of(example_inputs)
+    args, kwargs = arguments_of(example_inputs, example_kwargs)
     if not args and not kwargs:
         raise UsageError(
             f"{type(model).__name__} needs example_inputs: a tensor, a tuple of arguments, or a "
@@ -100,13 +104,16 @@ def need_torch() -> None:
         raise missing_extra("torch", "torch", "loading a PyTorch model")
 
 
-def arguments_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(
+    example_inputs: Any, example_kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments from the ways they may be given."""
+    named = dict(example_kwargs or {})
     if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
+        return (), {**example_inputs, **named}
     if isinstance(example_inputs, tuple | list):
-        return tuple(example_inputs), {}
-    return (example_inputs,), {}
+        return tuple(example_inputs), named
+    return (example_inputs,), named
 
 
 def _name_of(model: Any) -> str:

@@ -72,16 +72,23 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return plain.view(_CARRIER[target.itemsize]).numpy().view(target)
 
 
+def to_jax(tensor: torch.Tensor) -> Any:
+    """A JAX array over the tensor's memory; a tensor that is not contiguous is copied first."""
+    import jax
+
+    with jax.enable_x64(True):  # or 64-bit elements would be refused
+        return jax.dlpack.from_dlpack(tensor.detach().contiguous().resolve_conj().resolve_neg())
+
+
 def to_torch(array: Any) -> torch.Tensor:
-    """A torch tensor over the memory of a numpy or JAX array (read-only memory is copied)."""
-    element = torch_dtype(array.dtype)
+    """A torch tensor over the memory of a numpy or JAX array (read-only numpy memory is copied)."""
     if not isinstance(array, np.ndarray):
         return torch.from_dlpack(array)
     writable = array if array.flags.writeable else array.copy()
     if array.dtype.type.__module__ == "numpy":
         return torch.from_numpy(writable)
     carrier = {1: np.uint8, 2: np.int16}[array.dtype.itemsize]
-    return torch.from_numpy(writable.view(carrier)).view(element)
+    return torch.from_numpy(writable.view(carrier)).view(torch_dtype(array.dtype))
 
 
 def weight_of(name: str, tensor: torch.Tensor, source: str) -> Weight:
