@@ -43,6 +43,8 @@ from anychip.core.trace import Span, Trace, TraceKind
 from anychip.core.weights import Weight, Weights
 
 __all__ = [
+    "DTYPES",
+    "KNOBS",
     "AnychipError",
     "Argument",
     "ChatTemplate",
@@ -51,7 +53,6 @@ __all__ = [
     "CompileError",
     "CompileOptions",
     "Coverage",
-    "DTYPES",
     "DType",
     "Dim",
     "Estimate",
@@ -59,7 +60,6 @@ __all__ = [
     "Fact",
     "Facts",
     "InputError",
-    "KNOBS",
     "Knob",
     "LanguageModel",
     "Limit",

@@ -1,4 +1,4 @@
-"""Run toolchains that may abort, hang or eat memory in a child process, and turn death into an error."""
+"""Run toolchains that may abort, hang or eat memory in a child process; death is an error."""
 
 from __future__ import annotations
 

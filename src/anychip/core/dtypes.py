@@ -64,6 +64,8 @@ def dtype(name: str | DType | np.dtype | type) -> DType:
     if isinstance(name, str) and name in DTYPES:
         return DTYPES[name]
     try:
+        if name is None:  # which numpy takes for float64
+            raise KeyError(name)
         return _BY_NUMPY[np.dtype(name)]
     except (TypeError, KeyError):
         raise unknown("element type", str(name), DTYPES) from None

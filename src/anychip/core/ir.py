@@ -1,14 +1,14 @@
-"""MLIR contexts, parsing, verifying and printing. The only file that knows how jaxlib binds MLIR."""
+"""MLIR contexts, parsing, verifying and printing: what knows how jaxlib binds MLIR."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from anychip.core.errors import InputError
+from anychip.core.errors import InputError, UsageError
 
 
 def context() -> Any:
@@ -33,22 +33,67 @@ def context() -> Any:
     return made
 
 
-def parse(source: str | bytes, *, path: str = "") -> Any:
-    """Parse StableHLO text or MLIR bytecode in a fresh context and verify it.
+def parse(source: str | bytes, *, path: str = "", foreign: Collection[str] = ()) -> Any:
+    """Parse StableHLO text, MLIR bytecode or a portable artifact in a fresh context and verify it.
 
     The result keeps its context alive (`module.context`). Raises InputError with MLIR's own
-    message, which names line and column.
+    message, which names line and column, and for ops of dialects other than those of `context`,
+    except the `foreign` ones, which the caller replaces.
     """
     from jaxlib.mlir import ir
 
     made = context()
     with made:
         try:
-            module = ir.Module.parse(source)
+            if isinstance(source, bytes) and source.startswith(_PORTABLE):
+                module = _deserialise(made, source)
+            else:
+                module = ir.Module.parse(source)
             module.operation.verify()
-        except ir.MLIRError as error:
+        except (ir.MLIRError, ValueError) as error:
             raise InputError(f"not valid StableHLO: {error}", path=path) from None
+        _check_ops(module, path, foreign)
         return module
+
+
+_PORTABLE = b"ML\xefR\rStableHLO_v"
+
+
+def _deserialise(made: Any, source: bytes) -> Any:
+    from jaxlib.mlir.dialects import stablehlo
+
+    messages: list[str] = []
+
+    def note(diagnostic: Any) -> bool:
+        messages.append(diagnostic.message)
+        return True  # not printed
+
+    handler = made.attach_diagnostic_handler(note)
+    try:
+        return stablehlo.deserialize_portable_artifact(made, source)
+    except ValueError as error:
+        raise ValueError("; ".join([str(error), *messages])) from None
+    finally:
+        handler.detach()
+
+
+def _check_ops(module: Any, path: str, foreign: Collection[str]) -> None:
+    """Contexts let unregistered dialects in, for attributes' sake; their ops stay out."""
+    from jaxlib.mlir import ir
+
+    strangers: list[str] = []
+    known: set[str] = set(foreign)
+
+    def visit(op: Any) -> Any:
+        if op.name in known or module.context.is_registered_operation(op.name):
+            known.add(op.name)
+            return ir.WalkResult.ADVANCE
+        strangers.append(f"{op.name} at {op.location}")
+        return ir.WalkResult.INTERRUPT
+
+    module.operation.walk(visit)
+    if strangers:
+        raise InputError(f"{strangers[0]} is no op of StableHLO, CHLO, func or Shardy", path=path)
 
 
 @contextmanager
@@ -82,7 +127,11 @@ def run_passes(bytecode: bytes, pipeline: str) -> bytes:
     stablehlo.register_stablehlo_passes()
     with opened(bytecode) as module:
         try:
-            passmanager.PassManager.parse(pipeline).run(module.operation)
+            manager = passmanager.PassManager.parse(pipeline)
+        except ValueError as error:
+            raise UsageError(f"no such pass pipeline: {error}") from None
+        try:
+            manager.run(module.operation)
         except ir.MLIRError as error:
             raise InputError(f"pass pipeline {pipeline} failed: {error}") from None
         return to_bytecode(module)

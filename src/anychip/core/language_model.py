@@ -1,4 +1,4 @@
-"""LanguageModel: what a token generator needs, from a file with weights or from published shapes."""
+"""LanguageModel: what a token generator needs, from a file or from published shapes."""
 
 from __future__ import annotations
 

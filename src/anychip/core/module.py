@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,9 @@ class Module:
     ) -> Module:
         """Verify and wrap StableHLO: text, bytecode, or a parsed `ir.Module` (which is copied).
 
-        The signature is taken from the argument, else from the module's own `anychip.signature`
-        attribute, else made from `main`'s types with the names in its locations.
+        Bytes may also be a portable artifact (`save`). The signature is taken from the argument,
+        else from the module's own `anychip.signature` attribute, else made from `main`'s types
+        with the names in its locations. `name` defaults to the module's symbol name.
         Raises InputError when the text does not verify or does not match the signature.
         """
         raw = source if isinstance(source, str | bytes) else ir.to_bytecode(source)
@@ -54,22 +55,23 @@ class Module:
         with parsed.context:
             attributes = parsed.operation.attributes
             if signature is None and _SIGNATURE in attributes:
-                signature = Signature.from_json(_string(attributes[_SIGNATURE]))
+                signature = _own(attributes, _SIGNATURE, Signature.from_json, path)
             if sources is None and _SOURCES in attributes:
-                sources = tuple(json.loads(_string(attributes[_SOURCES])))
+                sources = _own(attributes, _SOURCES, _source_table, path)
             main = find_function(parsed, "main", path=path)
             signature = signature or _signature_of(main)
             _check_signature(main, signature, path=path)
             _set_string(attributes, _SIGNATURE, signature.to_json())
             _set_string(attributes, _SOURCES, json.dumps(list(sources or ())))
-            if not name:
-                symbol = attributes["sym_name"] if "sym_name" in attributes else None
-                name = _string(symbol) if symbol is not None else "module"
+            if name:
+                _set_string(attributes, "sym_name", name)
+            else:
+                name = _string(attributes["sym_name"]) if "sym_name" in attributes else "module"
             bytecode = ir.to_bytecode(parsed)
         return Module(name, bytecode, signature, weights, sources or ())
 
     def text(self, *, locations: bool = False, elide_over: int | None = None) -> str:
-        """StableHLO assembly. `Module.from_mlir(module.text(locations=True))` is the same module."""
+        """StableHLO assembly. `Module.from_mlir` of it with `locations` gives the same module."""
         with ir.opened(self.bytecode) as parsed:
             return ir.to_text(parsed, locations=locations, elide_over=elide_over)
 
@@ -100,12 +102,17 @@ class Module:
         return replace(self, weights=weights)
 
     def specialise(self, dims: Mapping[str, int]) -> Module:
-        """Fix every symbolic dimension. Raises UsageError when one is missing or unknown."""
+        """Fix every symbolic dimension.
+
+        Raises UsageError when one is missing, unknown or below 1, or when a guard does not hold.
+        """
         wanted = self.signature.symbols
         if set(dims) != set(wanted):
             raise UsageError(
                 f"module {self.name} has symbolic dimensions {list(wanted)}, got {sorted(dims)}"
             )
+        if small := {name: size for name, size in dims.items() if size < 1}:
+            raise UsageError(f"module {self.name}: sizes must be at least 1, got {small}")
         if broken := self.signature.violated(dims):
             raise UsageError(
                 f"module {self.name} holds only for {' and '.join(broken)}; got {dict(dims)}"
@@ -136,6 +143,21 @@ def find_function(parsed: Any, name: str, *, path: str = "") -> Any:
     raise InputError(f"the module has no function @{name}", path=path)
 
 
+def _own(attributes: Any, key: str, read: Callable[[str], Any], path: str) -> Any:
+    """One of our own attributes of a module, which may come from anywhere."""
+    try:
+        return read(_string(attributes[key]))
+    except ValueError as error:
+        raise InputError(f"not what anychip writes: {error}", path=path, field=key) from None
+
+
+def _source_table(text: str) -> tuple[str, ...]:
+    table = json.loads(text)
+    if not isinstance(table, list) or not all(isinstance(line, str) for line in table):
+        raise ValueError("expected a list of strings")
+    return tuple(table)
+
+
 def _string(attribute: Any) -> str:
     from jaxlib.mlir import ir as mlir
 
@@ -161,7 +183,11 @@ def _argument_names(main: Any, count: int) -> list[str]:
     for index, argument in enumerate(main.operation.regions[0].blocks[0].arguments):
         text = str(argument.location)
         named = text[5:-2] if text.startswith('loc("') and text.endswith('")') else ""
-        names.append(named if named and named not in names and ":" not in named else f"arg{index}")
+        if not named or ":" in named:  # no name, or a place in a file
+            named = f"arg{index}"
+        while named in names:
+            named += "_"
+        names.append(named)
     return names[:count]
 
 

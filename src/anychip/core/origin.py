@@ -37,7 +37,10 @@ def scope(layer: str, source_index: int | None = None) -> str:
 
 _NAME = re.compile(r'^loc\((?:fused\[)?"((?:[^"\\]|\\.)*)"')
 _FILE = re.compile(r'"((?:[^"\\]|\\.)+)":(\d+):\d+')
-_WRAPPER = re.compile(r"^(jit|vmap|jvp|transpose|pjit|checkpoint|shard_map|closed_call|(Stateful)?PartitionedCall)(\(.*\))?$")
+_WRAPPER = re.compile(
+    r"^(jit|vmap|jvp|transpose|pjit|checkpoint|shard_map|closed_call|(Stateful)?PartitionedCall)"
+    r"(\(.*\))?$"
+)
 _OURS = ("/anychip/frontends/", "/anychip/ops/", "/jax/", "/site-packages/", "dummy_file_name")
 
 

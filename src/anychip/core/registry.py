@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -93,11 +93,7 @@ class Registry:
         if own is not None:
             folders.append(own)
         found = tuple(
-            spec
-            for folder in folders
-            for path in sorted(folder.glob("*.toml"))
-            if path.name != "spec.toml"
-            if (spec := read_system(path)).chip == chip
+            spec for folder in folders for spec in _systems_in(folder) if spec.chip == chip
         )
         if found:
             return found
@@ -113,6 +109,13 @@ class Registry:
             except AnychipError as error:
                 reasons[name] = str(error)
         return reasons
+
+
+@lru_cache
+def _systems_in(folder: Path) -> tuple[SystemSpec, ...]:
+    """Every system of a folder, read once a process."""
+    paths = sorted(folder.glob("*.toml"))
+    return tuple(read_system(path) for path in paths if path.name != "spec.toml")
 
 
 def discover(points: Iterable[EntryPoint] | None = None) -> Registry:
@@ -162,6 +165,14 @@ def _loader(point: EntryPoint, owner: str) -> Callable[[], Chip]:
         return loaded[0]
 
     def _checked(chip: Chip) -> ChipSpec:
+        try:
+            chip.spec  # noqa: B018
+        except AnychipError:
+            raise
+        except Exception as error:  # as above
+            raise PluginError(
+                f"chip {point.name!r} of {owner} has no spec: {type(error).__name__}: {error}"
+            ) from error
         if chip.spec.name != point.name:
             raise PluginError(
                 f"chip {point.name!r} of {owner} calls itself {chip.spec.name!r} in its spec"

@@ -6,7 +6,7 @@ import ast
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from anychip.core.dtypes import dtype, nbytes
 from anychip.core.errors import InputError
@@ -15,7 +15,7 @@ Dim = int | str
 """A dimension: a size, or the name of a symbolic one (`"batch"`)."""
 
 Role = Literal["weight", "state", "input"]
-"""weight: constant over calls; state: donated and returned updated (a KV cache); input: the rest."""
+"""weight: constant over calls; state: donated, returned updated (a KV cache); input: the rest."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,25 @@ class Signature:
         )
         if doubled:
             raise InputError(f"argument names must differ; doubled: {', '.join(doubled)}")
-        states = {a.name for a in self.arguments if a.role == "state"}
-        for result in self.results:
-            if result.updates is not None and result.updates not in states:
-                raise InputError(
-                    f"result {result.name} updates {result.updates!r}, which is no state"
-                )
         for one in (*self.arguments, *self.results):
             dtype(one.dtype)
+            if any(isinstance(d, int) and d < 0 for d in one.shape):
+                raise InputError(f"{one.name} has a negative size: {list(one.shape)}")
+        states = {a.name: a for a in self.arguments if a.role == "state"}
+        for result in self.results:
+            if result.updates is None:
+                continue
+            if result.updates not in states:
+                raise InputError(
+                    f"result {result.name} updates {result.updates!r}, which is no state, or "
+                    "which another result updates too"
+                )
+            state = states.pop(result.updates)
+            if (state.shape, state.dtype) != (result.shape, result.dtype):
+                raise InputError(
+                    f"result {result.name} is {result.dtype}{list(result.shape)} and cannot "
+                    f"update {state.name}, which is {state.dtype}{list(state.shape)}"
+                )
 
     def named(self, role: Role) -> tuple[Argument, ...]:
         """The arguments with this role, in order."""
@@ -102,13 +113,20 @@ class Signature:
 
     @staticmethod
     def from_json(text: str) -> Signature:
-        raw = json.loads(text)
-        shaped = lambda row: {**row, "shape": tuple(row["shape"])}  # noqa: E731
-        return Signature(
-            tuple(Argument(**shaped(a)) for a in raw["arguments"]),
-            tuple(Result(**shaped(r)) for r in raw["results"]),
-            tuple(raw.get("guards", ())),
-        )
+        """The signature that `to_json` wrote. Raises ValueError for any other text."""
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            return Signature(
+                tuple(Argument(**_shaped(a)) for a in raw["arguments"]),
+                tuple(Result(**_shaped(r)) for r in raw["results"]),
+                tuple(raw.get("guards", ())),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a signature: {type(error).__name__}: {error}") from None
+
+
+def _shaped(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "shape": tuple(row["shape"])}
 
 
 _OPERATORS: dict[type, Callable[..., int]] = {

@@ -1,4 +1,4 @@
-"""The seams: Target compiles a Module, Executable runs and traces it. Protocols, not base classes."""
+"""The seams: Target compiles a Module, Executable runs and traces it. Protocols, not bases."""
 
 from __future__ import annotations
 

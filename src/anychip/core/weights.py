@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -57,13 +58,22 @@ class Weights(Mapping[str, Weight]):
     entries: tuple[Weight, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_name", {w.name: w for w in self.entries})
+        by_name = {w.name: w for w in self.entries}
+        if len(by_name) < len(self.entries):
+            names = [w.name for w in self.entries]
+            doubled = sorted({n for n in names if names.count(n) > 1})
+            raise InputError(f"weight names must differ; doubled: {', '.join(doubled)}")
+        object.__setattr__(self, "_by_name", by_name)
 
     def __getitem__(self, name: str) -> Weight:
         by_name: dict[str, Weight] = object.__getattribute__(self, "_by_name")
         if name not in by_name:
             raise unknown("weight", name, by_name)
         return by_name[name]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The weight, or `default` (Mapping's own `get` expects a KeyError)."""
+        return self[key] if key in self else default
 
     def __contains__(self, name: object) -> bool:
         return name in object.__getattribute__(self, "_by_name")
