@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anychip.core import dtype
 from anychip.ops.attributes import RaggedDotDims
-from anychip.ops.composites import composite_of
 from anychip.ops.table import OPS
 from anychip.ops.view import Block, OpView, Program
 from anychip.ops.walk import UPDATES
 from anychip.ops.work import Work
+
+if TYPE_CHECKING:
+    from anychip.ops.composite import Composite
 
 MOVES = frozenset(
     f"stablehlo.{name}"
@@ -84,7 +86,7 @@ class Reader:
 
         A composite of ours states its own; of any other, everything inside counts.
         """
-        known = composite_of(op)
+        known = _composite_of(op)
         if known is not None:
             done = known.work(op)
             return (done, Work()) if known.unit == "matmul" else (Work(), done)
@@ -138,7 +140,7 @@ class Reader:
         )
 
     def is_matmul(self, op: OpView) -> bool:
-        known = composite_of(op)
+        known = _composite_of(op)
         if known is not None:
             return known.unit == "matmul"
         if op.callee is not None:
@@ -196,3 +198,10 @@ def title(op: OpView) -> str:
 def updates_in_place(op: OpView) -> bool:
     """Whether the op's result is its first operand with some elements replaced."""
     return op.name in UPDATES or title(op) == CACHE_UPDATE
+
+
+def _composite_of(op: OpView) -> Composite | None:
+    # Imported here: the composites' bodies are JAX, and every chip package imports the twin.
+    from anychip.ops.composites import composite_of
+
+    return composite_of(op)
