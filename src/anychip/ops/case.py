@@ -27,7 +27,8 @@ class Case:
     must be true of inputs and results, called as `law(*inputs, *results)`. Without either, the
     reference interpreter alone judges. `reduced` is the length of the longest sum behind
     one output element and widens the tolerance. `skip_reference` says why the reference
-    interpreter cannot run this case ("" when it can).
+    interpreter cannot run this case ("" when it can). With `replicas`, the program runs on a grid
+    of so many replicas and `partitions`, each with its own inputs.
     """
 
     text: str
@@ -38,17 +39,26 @@ class Case:
     law: Callable[..., bool] | None = None
     reduced: int = 1
     skip_reference: str = ""
+    replicas: int = 0
+    partitions: int = 1
 
     def arrays(self, seed: int = 0) -> tuple[np.ndarray, ...]:
-        """The input arrays. Equal for equal seeds."""
+        """The input arrays. Equal for equal seeds.
+
+        With `replicas`, each is [replicas, partitions, …]: one operand for each process.
+        """
         random = np.random.default_rng(seed)
         draws = [self.draw] * len(self.inputs) if isinstance(self.draw, str) else list(self.draw)
-        return tuple(
-            np.asarray(self.given[i], dtype=parse(spec)[1]).reshape(parse(spec)[0])
-            if i in self.given
-            else draw(random, *parse(spec), draws[i])
-            for i, spec in enumerate(self.inputs)
-        )
+        grid = (self.replicas, self.partitions) if self.replicas else ()
+        made: list[np.ndarray] = []
+        for i, spec in enumerate(self.inputs):
+            shape, element = parse(spec)
+            shape = (*grid, *shape)
+            if i in self.given:
+                made.append(np.asarray(self.given[i], dtype=element).reshape(shape))
+            else:
+                made.append(draw(random, shape, element, draws[i]))
+        return tuple(made)
 
 
 def case(
@@ -64,6 +74,8 @@ def case(
     law: Callable[..., bool] | None = None,
     reduced: int = 1,
     skip_reference: str = "",
+    replicas: int = 0,
+    partitions: int = 1,
 ) -> Callable[[str], Case]:
     """A case of the op it is listed under.
 
@@ -89,6 +101,8 @@ def case(
             law=law,
             reduced=reduced,
             skip_reference=skip_reference,
+            replicas=replicas,
+            partitions=partitions,
         )
 
     return make

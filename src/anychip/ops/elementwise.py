@@ -43,13 +43,13 @@ def _pointwise(
         unit="vector",
         work=elementwise(flops, transcendentals),
         cases=[
-            case(*[spec] * arity, out=out(spec), draw=draw, expect=_wide(expect)) for spec in types
+            case(*[spec] * arity, out=out(spec), draw=draw, expect=wide(expect)) for spec in types
         ],
     )
     return declare(lambda op, *operands: rule(*operands))
 
 
-def _wide(expect: Callable[..., Any] | None) -> Callable[..., Any] | None:
+def wide(expect: Callable[..., Any] | None) -> Callable[..., Any] | None:
     """NumPy's answer at the operands' own precision, or at f32 for types NumPy lacks."""
     if expect is None:
         return None
@@ -192,14 +192,16 @@ def minimum(x: Any, y: Any) -> Any:
     return _larger_complex(x, y, lax.lt) if dtype(x.dtype).kind == "complex" else lax.min(x, y)
 
 
-def _atan2(y: Any, x: Any) -> Any:
+def atan2(y: Any, x: Any) -> Any:
+    """The angle of (x, y); on complex numbers -i·log((x + i·y) / sqrt(x² + y²))."""
     if dtype(x.dtype).kind != "complex":
         return lax.atan2(y, x)
     i = np.asarray(1j, x.dtype)
     return -i * lax.log((x + i * y) / lax.sqrt(x * x + y * y))
 
 
-def _power(x: Any, y: Any) -> Any:
+def power(x: Any, y: Any) -> Any:
+    """x to the y; integers wrap around."""
     if dtype(x.dtype).kind not in ("int", "uint"):
         return lax.pow(x, y)
     return _integer_power(x, y)
@@ -241,14 +243,14 @@ BINARY: tuple[Op, ...] = (
     _pointwise("shift_right_logical", lax.shift_right_logical, INTEGER, arity=2, draw=_SHIFTS),
     _pointwise(
         "power",
-        _power,
+        power,
         (*REAL, *COMPLEX, *INTEGER),
         arity=2,
         flops=0,
         transcendentals=1,
         draw=("positive", "small"),
     ),
-    _pointwise("atan2", _atan2, (*REAL, *COMPLEX), arity=2, flops=0, transcendentals=1),
+    _pointwise("atan2", atan2, (*REAL, *COMPLEX), arity=2, flops=0, transcendentals=1),
     _pointwise(
         "complex",
         lax.complex,

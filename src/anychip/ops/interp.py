@@ -55,7 +55,7 @@ def evaluate(
 
 
 def refuse_unsupported(module: Module | Program) -> None:
-    """Raise UnsupportedError listing all ops `evaluate` has no meaning for, with where and count."""
+    """Raise UnsupportedError listing all ops `evaluate` has no meaning for, where and how often."""
     found: Counter[tuple[str, str]] = Counter()
     places: dict[tuple[str, str], Origin] = {}
     for step in walk(module):
@@ -81,6 +81,8 @@ def why_unsupported(op: OpView) -> str:
     if op.name not in OPS:
         return "not in the op table"
     for spec in (*op.inputs, *op.outputs):
+        if spec.quantized and not op.name.startswith("stablehlo.uniform_"):
+            return "arithmetic on quantised types; legalise it to integer arithmetic first"
         if spec.dtype in _NOT_IN_JAX:
             return f"JAX has no arrays of {spec.dtype}"
     return OPS[op.name].refusal(op)
@@ -233,8 +235,9 @@ def _is_traced(values: Any) -> bool:
 
 
 def _checked(op: OpView, results: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The results as strongly typed arrays; an AssertionError when they are not what `op` promises."""
-    assert len(results) == len(op.outputs), f"{op}: gave {len(results)} results"
+    """The results, strongly typed. AssertionError when they are not what `op` promises."""
+    if len(results) != len(op.outputs):
+        raise AssertionError(f"{op}: gave {len(results)} results")
     return tuple(_typed(op, spec, r) for spec, r in zip(op.outputs, results, strict=True))
 
 
@@ -245,7 +248,8 @@ def _typed(op: OpView, spec: Spec, result: Any) -> Any:
     fits = len(shape) == len(spec.shape) and all(
         want is None or want == have for want, have in zip(spec.shape, shape, strict=True)
     )
-    assert fits and element == dtype(spec.dtype).numpy, f"{op}: gave {element}{list(shape)}"
+    if not fits or element != dtype(spec.dtype).numpy:
+        raise AssertionError(f"{op}: gave {element}{list(shape)}")
     if getattr(result, "weak_type", False):
         return lax.convert_element_type(result, element)
     return result

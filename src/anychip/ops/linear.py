@@ -233,7 +233,7 @@ def _conv(
     )
 
 
-def _conv_work(op: OpView) -> Work:
+def convolution_work(op: OpView) -> Work:
     """2 · outputs · (kernel elements behind one output), padding included."""
     dims: ConvDims = op.attributes["dimension_numbers"]
     kernel = op.inputs[1]
@@ -302,7 +302,7 @@ CONVOLUTION_CASES = [
 ]
 
 
-@op("stablehlo.convolution", unit="matmul", work=_conv_work, cases=CONVOLUTION_CASES)
+@op("stablehlo.convolution", unit="matmul", work=convolution_work, cases=CONVOLUTION_CASES)
 def convolution(op: OpView, lhs: Any, rhs: Any) -> Any:
     """Dot products of windows of the (dilated, padded) input with the (dilated) kernels.
 

@@ -30,7 +30,8 @@ class Op:
 
     `reference` says why the StableHLO reference interpreter cannot judge the op ("" when it does).
     `refusal(view)` says why an op has no meaning on one chip ("" when it has); calling it then
-    raises UnsupportedError.
+    raises UnsupportedError. `inexpressible` says why the MLIR bindings cannot parse a program with
+    the op ("" when they can).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Op:
     cases: tuple[Case, ...]
     reference: str = ""
     refusal: Callable[[OpView], str] = lambda view: ""
+    inexpressible: str = ""
 
     def __call__(self, view: OpView, *operands: Any, bodies: tuple[Any, ...] = ()) -> tuple:
         """Results in order. `bodies` are the op's regions as functions of arrays."""
@@ -58,6 +60,7 @@ def op(
     cases: Sequence[Callable[[str], Case]] = (),
     reference: str = "",
     refusal: str | Callable[[OpView], str] = "",
+    inexpressible: str = "",
 ) -> Callable[[Meaning], Op]:
     """Declare an op; the decorated function is its meaning, a rule JAX can trace."""
 
@@ -70,6 +73,7 @@ def op(
             cases=tuple(make(name) for make in cases),
             reference=reference,
             refusal=(lambda view: refusal) if isinstance(refusal, str) else refusal,
+            inexpressible=inexpressible,
         )
 
     return declare
@@ -82,6 +86,14 @@ SUBJECTS: tuple[str, ...] = (
     "index",
     "reduce",
     "sort",
+    "norm",
+    "control",
+    "token",
+    "random",
+    "dynamic",
+    "collective",
+    "chlo",
+    "quantized",
 )
 """The files of the table, in the order it is printed."""
 

@@ -1,4 +1,4 @@
-"""Run StableHLO programs in the reference interpreter of `jaxlib.mlir`, which may abort the process.
+"""Run StableHLO programs in the reference interpreter of `jaxlib.mlir`, which may abort.
 
 Many programs share one child process; when it dies, a new one goes on after the culprit.
 """
@@ -28,7 +28,7 @@ _MAX_DEATHS = 200
 _PREPARE = (
     (re.compile(r"chlo\."), "builtin.module(func.func(chlo-legalize-to-stablehlo))"),
     (
-        re.compile(r"stablehlo\.(dot|einsum|unary_einsum|broadcast|create_token)\b(?!_)"),
+        re.compile(r"chlo\.scan|stablehlo\.(dot|unary_einsum|broadcast|create_token)\b"),
         "builtin.module(func.func(stablehlo-legalize-deprecated-ops))",
     ),
 )
@@ -76,24 +76,38 @@ def reference_results(programs: Sequence[str], *, timeout_s: float = 120) -> lis
 
 def case_program(case: Case, seed: int = 0) -> str:
     """The case as a program without arguments."""
-    return closed(case.text, case.arrays(seed))
+    arrays = case.arrays(seed)
+    if not case.replicas:
+        return closed(case.text, arrays)
+    processes = case.replicas * case.partitions
+    flat = [a.reshape(processes, *a.shape[2:]) for a in arrays]
+    inputs = [a[p] for p in range(processes) for a in flat]
+    return closed(case.text, inputs, grid=(case.replicas, case.partitions))
 
 
-def closed(text: str, inputs: Sequence[np.ndarray]) -> str:
+def closed(text: str, inputs: Sequence[np.ndarray], grid: tuple[int, int] | None = None) -> str:
     """A module's text with its `main` called on constant `inputs` by a new `main`.
 
     Complex results are returned as real and imaginary part, which the bindings can hand over.
+    With a `grid`, `main` runs on so many replicas and partitions; `inputs` and results are those
+    of process 0, then 1, ….
     """
     renamed, count = re.subn(r"func\.func (?:public )?@main\(", "func.func private @case(", text)
     signature = re.search(r"@case\((.*?)\)\s*->\s*(\([^{]*\)|[^{(]*?)\s*\{", renamed, re.DOTALL)
     if count != 1 or signature is None:
         raise InputError("the program needs exactly one @main with results")
     outs = re.findall(r"tensor<[^<>]*(?:<[^<>]*>)?[^<>]*>", signature[2])
+    outs *= grid[0] * grid[1] if grid else 1
     lines = [f"%i{i} = stablehlo.constant {dense_text(a)}" for i, a in enumerate(inputs)]
-    types = [dense_text(a).rpartition(" : ")[2] for a in inputs]
+    types = ", ".join(dense_text(a).rpartition(" : ")[2] for a in inputs)
     names = ", ".join(f"%i{i}" for i in range(len(inputs)))
     left = f"%r:{len(outs)}" if len(outs) > 1 else "%r"
-    lines.append(f"{left} = call @case({names}) : ({', '.join(types)}) -> ({', '.join(outs)})")
+    run = f"call @case({names})"
+    if grid:
+        row = f"[{', '.join(['@case'] * grid[1])}]"
+        programs = f"programs = [{', '.join([row] * grid[0])}]"
+        run = f'"interpreter.run_parallel"({names}) {{{programs}}}'
+    lines.append(f"{left} = {run} : ({types}) -> ({', '.join(outs)})")
     returned: list[tuple[str, str]] = []
     for index, out in enumerate(outs):
         value = f"%r#{index}" if len(outs) > 1 else "%r"
@@ -154,13 +168,14 @@ def _child(asked: str, answered: str) -> None:
             print(json.dumps({"program": index}), file=out, flush=True)
             row: dict[str, Any] = {"program": index}
             try:
-                parsed = ir.parse(text)
+                source: str | bytes = text
                 for mark, pipeline in _PREPARE:
                     if mark.search(text):
-                        parsed = ir.parse(ir.run_passes(ir.to_bytecode(parsed), pipeline))
-                with parsed.context:
-                    stablehlo.register_interpreter_dialect(parsed.context)
-                    results = stablehlo.eval_module(parsed, [])
+                        source = ir.run_passes(ir.to_bytecode(ir.parse(source)), pipeline)
+                context = ir.context()
+                stablehlo.register_interpreter_dialect(context)  # for run_parallel
+                with context:
+                    results = stablehlo.eval_module(mlir.Module.parse(source), [])
                     row["results"] = [str(r) for r in results]
             except (InputError, mlir.MLIRError, ValueError, RuntimeError) as error:
                 row["why"] = f"{type(error).__name__}: {error}"[:2000]
