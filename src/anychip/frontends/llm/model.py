@@ -1,0 +1,80 @@
+"""language_model: a TransformerConfig, and the weights if there are any, as a LanguageModel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+from anychip.core.language_model import ChatTemplate, LanguageModel, Precision, Tokenizer
+from anychip.core.module import Module
+from anychip.core.weights import Weight, Weights
+from anychip.frontends.llm.config import TransformerConfig
+from anychip.frontends.llm.precision import PRECISIONS
+from anychip.frontends.llm.weights import facts, weight_specs
+
+
+def language_model(
+    config: TransformerConfig,
+    *,
+    name: str,
+    source: str,
+    native: Precision = PRECISIONS["bf16"],
+    bind: Callable[[Precision], Weights] | None = None,
+    stored: Mapping[str, str] | None = None,
+    tokenizer: Tokenizer | None = None,
+    chat: ChatTemplate | None = None,
+    licence: str = "",
+) -> LanguageModel:
+    """The LanguageModel of a config.
+
+    `bind` gives the weights in a precision, under the names of `weight_specs`; without it the
+    model is shape only. `stored` says each tensor's format in its file and makes the precision
+    `stored` possible. `native` is the precision the model was published in.
+    """
+    bound = lru_cache(maxsize=2)(bind or (lambda precision: shape_only(config, precision)))
+
+    # Tracing takes a second or two for the largest models, and callers ask again for one step.
+    @lru_cache(maxsize=8)
+    def build(batch: int, length: int, context: int, precision: Precision) -> Module:
+        from anychip.frontends.llm.transformer import build_step
+
+        return build_step(
+            config,
+            name=f"{name}-{'decode' if length == 1 else 'prefill'}",
+            batch=batch,
+            length=length,
+            context=context,
+            precision=precision,
+            stored=stored,
+            weights=bound(precision),
+        )
+
+    return LanguageModel(
+        name=name,
+        facts=facts(config),
+        native_precision=native,
+        prefill=build,
+        decode=lambda batch, context, precision: build(batch, 1, context, precision),
+        bind=bound,
+        source=source,
+        tokenizer=tokenizer,
+        chat=chat,
+        licence=licence,
+    )
+
+
+def shape_only(config: TransformerConfig, precision: Precision) -> Weights:
+    """Every weight's name, shape and type in a precision, without values."""
+    return Weights(
+        tuple(
+            Weight(
+                argument.name,
+                tuple(d for d in argument.shape if isinstance(d, int)),
+                argument.dtype,
+                stored_as=spec.format,
+                stored_bytes=argument.nbytes,
+            )
+            for spec in weight_specs(config, precision)
+            for argument in spec.arguments
+        )
+    )
