@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from anychip.core.dtypes import dtype
 from anychip.core.errors import UsageError
 from anychip.core.language_model import Precision
 from anychip.core.module import Module
@@ -183,8 +182,9 @@ def _head(around: Layer, x: Any) -> Any:
     if around.specs[name].is_block:
         logits = around.linear(name, x).astype(jnp.float32)
     else:
-        wide = dtype(around.specs[name].format).numpy
-        logits = product(x.astype(wide), around.arrays[name], out=jnp.float32)
+        table = around.arrays[name]
+        wide = jnp.promote_types(x.dtype, table.dtype)  # activations keep their bits
+        logits = product(x.astype(wide), table.astype(wide), out=jnp.float32)
     if c.logit_softcap:
         logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
     return logits
