@@ -9,6 +9,7 @@ import pytest
 
 from anychip.core import CompileOptions, Module, UnsupportedError, UsageError, discover
 from anychip.frontends.tensorflow import load_tensorflow
+from anychip.frontends.tensorflow.child import Refused, export
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 tf = pytest.importorskip("tensorflow")
@@ -72,25 +73,31 @@ def test_saved_model_signature_matches_and_assigned_variable_becomes_state(saved
     assert close(y, np.maximum(x @ kernel, 0) * shift + after)
 
 
-def test_unknown_signature_lists_those_there_are(saved_model):
-    with pytest.raises(UsageError, match=r"\['count', 'double'\]"):
-        load_tensorflow(saved_model, signature="predict")
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("signature", "shapes", "message"),
     [
-        ({}, "open dimensions: x"),
-        ({"shapes": {"y": (1, 8)}}, r"inputs are \['x'\]"),
-        ({"shapes": {"x": (1, 9)}}, "does not fit"),
-        ({"shapes": {"x": (1, 8)}, "example_inputs": [np.zeros((1, 8), "f4")]}, "not both"),
+        ("predict", {}, r"\['count', 'double'\]"),
+        ("count", {}, "open dimensions: x"),
+        ("count", {"y": (1, 8)}, r"inputs are \['x'\]"),
+        ("count", {"x": (1, 9)}, "does not fit"),
     ],
 )
-def test_wrong_shapes_say_what_the_inputs_are(saved_model, arguments, message):
-    with pytest.raises(UsageError, match=message):
-        load_tensorflow(saved_model, signature="count", **arguments)
+def test_wrong_signature_or_shapes_say_what_there_is(
+    saved_model, tmp_path, signature, shapes, message
+):
+    job = {"path": saved_model, "signature": signature, "shapes": shapes}
+    with pytest.raises(Refused, match=message):
+        export(job, tmp_path)  # what the child does, in this process: TensorFlow is here already
 
 
+def test_a_refusal_in_the_child_is_a_usage_error_naming_the_path(saved_model):
+    with pytest.raises(UsageError, match=r"counter.*open dimensions: x"):
+        load_tensorflow(saved_model, signature="count")
+    with pytest.raises(UsageError, match="not both"):
+        load_tensorflow(saved_model, [np.zeros((1, 8), "f4")], shapes={"x": (1, 8)})
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
 def test_keras_model_and_its_file_match(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -106,7 +113,7 @@ def test_keras_model_and_its_file_match(tmp_path):
     x = RNG.random((2, 12, 12, 3)).astype("f4")
     wanted = model(x, training=False)
     module = load_tensorflow(model, [x])
-    assert "conv/kernel" in module.weights
+    assert "small/conv/kernel" in module.weights
     assert close(run(module, x)[0], wanted)
     model.save(tmp_path / "small.keras")
     from_file = load_tensorflow(tmp_path / "small.keras", shapes={"image": (2, 12, 12, 3)})

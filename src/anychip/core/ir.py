@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from anychip.core.errors import InputError, UsageError
+from anychip.core.errors import InputError, UnsupportedError, UsageError
 
 
 def context() -> Any:
@@ -62,15 +62,39 @@ _PORTABLE = b"ML\xefR\rStableHLO_v"
 def _deserialise(made: Any, source: bytes) -> Any:
     from jaxlib.mlir.dialects import stablehlo
 
+    with _messages(made):
+        return stablehlo.deserialize_portable_artifact(made, source)
+
+
+def to_portable(bytecode: bytes) -> bytes:
+    """A portable artifact, which later StableHLO versions read; CHLO ops become StableHLO.
+
+    Raises UnsupportedError for what such artifacts cannot hold.
+    """
+    from jaxlib.mlir.dialects import stablehlo
+
+    lowered = run_passes(bytecode, "builtin.module(func.func(chlo-legalize-to-stablehlo))")
+    with opened(lowered) as module:  # a private copy: serialising changes the module it is given
+        try:
+            with _messages(module.context):
+                version = stablehlo.get_current_version()
+                return stablehlo.serialize_portable_artifact(module, version)
+        except ValueError as error:
+            raise UnsupportedError(f"cannot be written as a portable artifact: {error}") from None
+
+
+@contextmanager
+def _messages(context: Any) -> Generator[None]:
+    """Adds MLIR's own messages to a ValueError, instead of their being printed."""
     messages: list[str] = []
 
     def note(diagnostic: Any) -> bool:
-        messages.append(diagnostic.message)
+        messages.append(f"{diagnostic.message} at {diagnostic.location}")
         return True  # not printed
 
-    handler = made.attach_diagnostic_handler(note)
+    handler = context.attach_diagnostic_handler(note)
     try:
-        return stablehlo.deserialize_portable_artifact(made, source)
+        yield
     except ValueError as error:
         raise ValueError("; ".join([str(error), *messages])) from None
     finally:
@@ -97,7 +121,7 @@ def _check_ops(module: Any, path: str, foreign: Collection[str]) -> None:
 
 
 @contextmanager
-def opened(bytecode: bytes) -> Iterator[Any]:
+def opened(bytecode: bytes) -> Generator[Any]:
     """The parsed module, with its context entered, for the length of a `with` block."""
     module = parse(bytecode)
     with module.context:
