@@ -124,12 +124,12 @@ class Module:
         return refine(self, dims)
 
     def save(self, path: Path) -> None:
-        """Write a portable StableHLO artifact (without weights) that later versions can read."""
-        from jaxlib.mlir.dialects import stablehlo
+        """Write a portable StableHLO artifact (without weights) that later versions can read.
 
-        with self.opened() as parsed:  # a private copy: serialising changes the module it is given
-            version = stablehlo.get_current_version()
-            write_atomically(path, stablehlo.serialize_portable_artifact(parsed, version))
+        CHLO ops are written as the StableHLO they stand for. Raises UnsupportedError for a module
+        that such an artifact cannot hold.
+        """
+        write_atomically(path, ir.to_portable(self.bytecode))
 
 
 def find_function(parsed: Any, name: str, *, path: str = "") -> Any:
