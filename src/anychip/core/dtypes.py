@@ -64,7 +64,7 @@ def dtype(name: str | DType | np.dtype | type) -> DType:
     if isinstance(name, str) and name in DTYPES:
         return DTYPES[name]
     try:
-        if name is None:  # which numpy takes for float64
+        if name is None:  # pyright: ignore[reportUnnecessaryComparison] # numpy: float64
             raise KeyError(name)
         return _BY_NUMPY[np.dtype(name)]
     except (TypeError, KeyError):

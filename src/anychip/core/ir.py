@@ -1,5 +1,9 @@
 """MLIR contexts, parsing, verifying and printing: what knows how jaxlib binds MLIR."""
 
+# The MLIR bindings are untyped.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import io

@@ -1,5 +1,9 @@
 """Module: one verified StableHLO program with named arguments, lazy weights and op origins."""
 
+# The MLIR bindings are untyped.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,9 @@
 """Fix the symbolic dimensions of a Module: sizes in `main` first, then every shape inside."""
 
+# The MLIR bindings are untyped.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -34,7 +34,7 @@ class Chip:
 
     read_spec: Callable[[], ChipSpec]
     targets: Mapping[str, TargetFactory]
-    absent: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict[str, str])
     folder: Path | None = None
     name: str = ""
 

@@ -4,6 +4,9 @@ Read from strict TOML: unknown, missing or unsourced keys are errors that name f
 Every number is a Fact; its unit stands in its key.
 """
 
+# What TOML holds is of unknown type until it is checked here.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math

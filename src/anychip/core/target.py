@@ -38,7 +38,7 @@ class CompileOptions:
 
     threads: int | None = None
     timeout_s: float = 300.0
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 Fate = Literal["native", "emulated", "fallback", "unsupported"]

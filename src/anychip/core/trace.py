@@ -71,10 +71,10 @@ class Trace:
                 "args": {"name": f"{self.target} ({self.kind})"},
             }
         ]
-        events += [
-            {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}}
-            for name, tid in tids.items()
-        ]
+        for name, tid in tids.items():
+            events.append(
+                {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}}
+            )
         for span in self.spans:
             counters = {
                 "flops": span.flops,
