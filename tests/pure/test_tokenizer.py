@@ -205,6 +205,7 @@ def test_what_is_not_utf8_is_shown_as_such(tiny_gguf: Callable[..., Path]):
     assert ours.decode([first]) == "\ufffd"
     stream = ours.stream()
     assert (stream.push(first), stream.flush()) == ("", "\ufffd")
+    assert ours.decode([first, 2, first], control=True) == "\ufffd<|im_end|>\ufffd"
 
 
 def test_special_tokens_are_found_kept_out_of_text_and_stop(tiny_gguf: Callable[..., Path]):

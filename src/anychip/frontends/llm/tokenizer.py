@@ -83,13 +83,13 @@ class GGUFStream:
         """The text this token completes; empty while a character is unfinished."""
         raw = self._tokenizer.bytes_of(token)
         if token in self._tokenizer.control:
-            return raw.decode() if self._control else ""
+            return self.flush() + (raw.decode() if self._control else "")
         if self._at_start:
             raw, self._at_start = raw.removeprefix(b" "), False
         return self._utf8.decode(raw)
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for an unfinished character."""
+        """What is left at an end: U+FFFD for an unfinished character."""
         return self._utf8.decode(b"", final=True)
 
 
