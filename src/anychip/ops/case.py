@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -27,7 +27,8 @@ class Case:
     must be true of inputs and results, called as `law(*inputs, *results)`. Without either, the
     reference interpreter alone judges. `reduced` is the length of the longest sum behind
     one output element and widens the tolerance. `skip_reference` says why the reference
-    interpreter cannot run this case ("" when it can). With `replicas`, the program runs on a grid
+    interpreter cannot run this case ("" when it can). `is_concrete` says that an operand is a shape,
+    so the case cannot be traced by `jax.jit`. With `replicas`, the program runs on a grid
     of so many replicas and `partitions`, each with its own inputs.
     """
 
@@ -39,6 +40,7 @@ class Case:
     law: Callable[..., bool] | None = None
     reduced: int = 1
     skip_reference: str = ""
+    is_concrete: bool = False
     replicas: int = 0
     partitions: int = 1
 
@@ -48,7 +50,8 @@ class Case:
         With `replicas`, each is [replicas, partitions, …]: one operand for each process.
         """
         random = np.random.default_rng(seed)
-        draws = [self.draw] * len(self.inputs) if isinstance(self.draw, str) else list(self.draw)
+        one_for_all = isinstance(self.draw, str)
+        draws = cast("Sequence[Draw]", [self.draw] * len(self.inputs) if one_for_all else self.draw)
         grid = (self.replicas, self.partitions) if self.replicas else ()
         made: list[np.ndarray] = []
         for i, spec in enumerate(self.inputs):
@@ -74,6 +77,7 @@ def case(
     law: Callable[..., bool] | None = None,
     reduced: int = 1,
     skip_reference: str = "",
+    is_concrete: bool = False,
     replicas: int = 0,
     partitions: int = 1,
 ) -> Callable[[str], Case]:
@@ -101,6 +105,7 @@ def case(
             law=law,
             reduced=reduced,
             skip_reference=skip_reference,
+            is_concrete=is_concrete,
             replicas=replicas,
             partitions=partitions,
         )

@@ -296,6 +296,13 @@ def _best(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(x, order, -1), order
 
 
+_TOP_K_CASES: tuple[tuple[str, Draw], ...] = (
+    ("f32", "normal"),
+    ("i32", "small"),
+    ("bf16", "small"),
+)
+
+
 @op(
     "chlo.top_k",
     unit="vector",
@@ -308,7 +315,7 @@ def _best(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
             draw=how,
             expect=lambda x: _best(x, 2),
         )
-        for element, how in (("f32", "normal"), ("i32", "small"), ("bf16", "small"))
+        for element, how in _TOP_K_CASES
     ],
 )
 def top_k(op: OpView, x: Any) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from anychip.core.dtypes import dtype
 from anychip.core.errors import UnsupportedError
@@ -21,7 +21,7 @@ from anychip.ops.view import OpView
 
 def _known(op: OpView, operand: Any) -> tuple[int, ...]:
     """The integers of a shape-like operand. Raises UnsupportedError while JAX is tracing it."""
-    if isinstance(operand, jax.core.Tracer):
+    if isinstance(operand, Tracer):
         raise UnsupportedError(
             f"{op} takes its shape from a value that is only known when running; "
             "specialise the module first, or evaluate it without jax.jit"
@@ -115,6 +115,7 @@ def dynamic_iota(op: OpView, shape: Any) -> Any:
             "i64[2]",
             out="f32[5,9]",
             given={2: [0, 1], 3: [2, 1], 4: [1, 2]},
+            is_concrete=True,
         ),
         case(
             "i32[2]",
@@ -124,6 +125,7 @@ def dynamic_iota(op: OpView, shape: Any) -> Any:
             "i64[1]",
             out="i32[3]",
             given={2: [1], 3: [0], 4: [0]},
+            is_concrete=True,
             expect=lambda x, v, low, high, interior: np.concatenate([[v], x]),
         ),
     ],
@@ -146,6 +148,7 @@ def dynamic_pad(op: OpView, x: Any, value: Any, low: Any, high: Any, interior: A
             "i64[2]",
             out="f32[2,2]",
             given={1: [1, 0], 2: [3, 4], 3: [1, 2]},
+            is_concrete=True,
             expect=lambda x, start, limit, stride: x[1:3, 0:4:2],
         ),
         case(
@@ -155,6 +158,7 @@ def dynamic_pad(op: OpView, x: Any, value: Any, low: Any, high: Any, interior: A
             "i32[1]",
             out="i8[0]",
             given={1: [2], 2: [2], 3: [1]},
+            is_concrete=True,
         ),
     ],
     reference="it has no rule for this op",
@@ -178,6 +182,7 @@ def real_dynamic_slice(op: OpView, x: Any, start: Any, limit: Any, stride: Any) 
             "collapsed_slice_dims = [0], start_index_map = [1, 0], index_vector_dim = 2>",
             draw=("normal", "small", "small"),
             given={2: [1, 2, 2]},
+            is_concrete=True,
         ),
         case(
             "f32[6,3]",
@@ -187,6 +192,7 @@ def real_dynamic_slice(op: OpView, x: Any, start: Any, limit: Any, stride: Any) 
             attributes="dimension_numbers = #stablehlo.gather<offset_dims = [1], "
             "collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = 1>",
             given={1: [0, 5, 2, 9], 2: [1, 3]},
+            is_concrete=True,
             expect=lambda x, i, sizes: x[np.clip(i, 0, 5)],
         ),
     ],
@@ -214,6 +220,7 @@ _CONV = (
             out="f32[1,5,4]",
             attributes=_CONV,
             given={2: [[1, 1]]},
+            is_concrete=True,
             reduced=6,
         ),
         case(
@@ -223,6 +230,7 @@ _CONV = (
             out="f32[1,3,1]",
             attributes=_CONV,
             given={2: [[0, 0]]},
+            is_concrete=True,
             expect=lambda x, w, padding: x * w,
         ),
     ],

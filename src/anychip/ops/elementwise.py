@@ -146,22 +146,24 @@ UNARY: tuple[Op, ...] = (
     _pointwise("imag", lax.imag, COMPLEX, flops=0, out=_half_of_complex, expect=np.imag),
 )
 
+_LIBRARY: tuple[tuple[str, Callable[..., Any], Draw, Callable[..., Any] | None], ...] = (
+    ("exponential", lax.exp, "normal", np.exp),
+    ("exponential_minus_one", lax.expm1, "normal", np.expm1),
+    ("log", lax.log, "positive", np.log),
+    ("log_plus_one", lax.log1p, "positive", np.log1p),
+    ("logistic", lax.logistic, "normal", _sigmoid),
+    ("sqrt", lax.sqrt, "positive", np.sqrt),
+    ("rsqrt", lax.rsqrt, "positive", lambda x: 1 / np.sqrt(x)),
+    ("cbrt", _cube_root, "positive", None),
+    ("cosine", lax.cos, "normal", np.cos),
+    ("sine", lax.sin, "normal", np.sin),
+    ("tan", lax.tan, "unit", np.tan),
+    ("tanh", lax.tanh, "normal", np.tanh),
+)
+
 TRANSCENDENTAL: tuple[Op, ...] = tuple(
     _pointwise(name, rule, (*REAL, *COMPLEX), flops=0, transcendentals=1, draw=draw, expect=expect)
-    for name, rule, draw, expect in (
-        ("exponential", lax.exp, "normal", np.exp),
-        ("exponential_minus_one", lax.expm1, "normal", np.expm1),
-        ("log", lax.log, "positive", np.log),
-        ("log_plus_one", lax.log1p, "positive", np.log1p),
-        ("logistic", lax.logistic, "normal", _sigmoid),
-        ("sqrt", lax.sqrt, "positive", np.sqrt),
-        ("rsqrt", lax.rsqrt, "positive", lambda x: 1 / np.sqrt(x)),
-        ("cbrt", _cube_root, "positive", None),
-        ("cosine", lax.cos, "normal", np.cos),
-        ("sine", lax.sin, "normal", np.sin),
-        ("tan", lax.tan, "unit", np.tan),
-        ("tanh", lax.tanh, "normal", np.tanh),
-    )
+    for name, rule, draw, expect in _LIBRARY
 )
 
 
@@ -278,6 +280,13 @@ def _direction(name: str, kind: str = "") -> str:
     return f"comparison_direction = #stablehlo<comparison_direction {name}>{suffix}"
 
 
+_COMPARED: tuple[tuple[str, Draw], ...] = (
+    ("f32[12]", "any"),
+    ("i32[2,3]", "small"),
+    ("ui8[5]", "small"),
+)
+
+
 @op(
     "stablehlo.compare",
     unit="vector",
@@ -286,7 +295,7 @@ def _direction(name: str, kind: str = "") -> str:
         *(
             case(spec, spec, out=f"i1{spec[spec.index('[') :]}", attributes=_direction(d), draw=how)
             for d in _DIRECTIONS
-            for spec, how in (("f32[12]", "any"), ("i32[2,3]", "small"), ("ui8[5]", "small"))
+            for spec, how in _COMPARED
         ),
         case("f32[0]", "f32[0]", out="i1[0]", attributes=_direction("EQ")),
         case("bf16[12]", "bf16[12]", out="i1[12]", attributes=_direction("LE"), draw="any"),
@@ -347,7 +356,7 @@ def clamp(op: OpView, low: Any, x: Any, high: Any) -> Any:
     return lax.clamp(low, x, high)
 
 
-_CONVERSIONS = (
+_CONVERSIONS: tuple[tuple[str, str, Draw], ...] = (
     ("f32[12]", "bf16[12]", "any"),
     ("f32[12]", "f16[12]", "normal"),
     ("f32[8]", "f8E4M3FN[8]", "normal"),

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
+from jax.core import Tracer
 
 from anychip.core.dtypes import dtype
 from anychip.core.errors import UnsupportedError, UsageError
@@ -108,7 +109,7 @@ def _checked_inputs(read: Program, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
                 f"got {value.dtype}{list(value.shape)}"
                 + (
                     "; call the surrounding jax.jit under jax.enable_x64(True)"
-                    if isinstance(value, jax.core.Tracer) and dtype(argument.dtype).bits == 64
+                    if isinstance(value, Tracer) and dtype(argument.dtype).bits == 64
                     else ""
                 )
             )
@@ -231,7 +232,7 @@ def _uses(block: Block) -> set[Value]:
 
 
 def _is_traced(values: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
 def _checked(op: OpView, results: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -101,7 +101,8 @@ def rng_bit_generator(op: OpView, state: Any) -> tuple[Any, ...]:
     """The next state, and bits: a pure function of the state that the algorithm defines."""
     out = op.outputs[1]
     algorithm = lax.RandomAlgorithm.__members__[f"RNG_{op.attributes['rng_algorithm']}"]
-    return lax.rng_bit_generator(state, out.sizes, dtype(out.dtype).numpy, algorithm)
+    element: Any = dtype(out.dtype).numpy
+    return lax.rng_bit_generator(state, out.sizes, element, algorithm)
 
 
 def _draws(element: str, distribution: str, a: float, b: float, law: Any):

@@ -248,7 +248,9 @@ def reduce_window(op: OpView, *operands: Any, bodies: tuple[Any, ...]) -> Any:
     geometry = (
         a["window_dimensions"],
         a.get("window_strides") or ones,
-        [(0, 0)] * arrays[0].ndim if padding is None else [tuple(map(int, p)) for p in padding],
+        [(0, 0)] * arrays[0].ndim
+        if padding is None
+        else [(int(low), int(high)) for low, high in padding],
         a.get("base_dilations") or ones,
         a.get("window_dilations") or ones,
     )

@@ -72,11 +72,15 @@ def op(
             work=work,
             cases=tuple(make(name) for make in cases),
             reference=reference,
-            refusal=(lambda view: refusal) if isinstance(refusal, str) else refusal,
+            refusal=_always(refusal) if isinstance(refusal, str) else refusal,
             inexpressible=inexpressible,
         )
 
     return declare
+
+
+def _always(reason: str) -> Callable[[OpView], str]:
+    return lambda view: reason
 
 
 SUBJECTS: tuple[str, ...] = (

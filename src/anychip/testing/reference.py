@@ -134,7 +134,9 @@ def split_complex(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Results as `closed` returns them: complex ones as two."""
     parts: list[np.ndarray] = []
     for array in arrays:
-        parts += [array.real, array.imag] if dtype(array.dtype).kind == "complex" else [array]
+        parts += (
+            [np.real(array), np.imag(array)] if dtype(array.dtype).kind == "complex" else [array]
+        )
     return parts
 
 
