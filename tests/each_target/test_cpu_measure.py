@@ -14,7 +14,7 @@ from anychip.core import CompileOptions, Module, discover
 def test_every_benchmark_gives_positive_samples_and_a_spec(tmp_path):
     samples = measure(1 << 20, 256 << 20)
     for name, values in samples.items():
-        assert len(values) >= 9, name
+        assert len(values) >= 3, name
         assert min(values) > 0, name
     host = this_host()
     spec = host_spec(tmp_path, host=host, measure=lambda _: (samples, 0.0))

@@ -28,11 +28,14 @@ def measure(cache_bytes: int, memory_bytes: int, powercap: Path | None = None) -
     `cache_bytes` is the last-level cache, `memory_bytes` what may be used at most. `powercap` is
     the folder of the energy counters (`/sys/class/powercap`); without readable ones there are no
     `_w` and `_j` figures. The benchmarks take turns, three rounds of them, so that another
-    program's burst spoils a round of some and not all of one.
+    program's burst spoils a round of some and not all of one; no round starts after 6 seconds.
     """
     made = {name: bench() for name, bench in _benchmarks(cache_bytes, memory_bytes).items()}
     samples: Samples = {name: [] for name in made}
-    for _ in range(3):
+    last_start_s = time.monotonic() + 6.0
+    for turn in range(3):
+        if turn and time.monotonic() > last_start_s:
+            break
         for name, (run, amount) in made.items():
             is_rate = not name.endswith("_s") or name.endswith("_per_s")
             samples[name] += [amount / s if is_rate else s / amount for s in timed(run)]
