@@ -50,16 +50,16 @@ def demo(
         sampling={},
         stream=True,
     )
+    run.write("answer.json", answer)
     console.print("[dim]" + ", ".join(f"{k} {v}" for k, v in answer["figures"].items()) + "[/dim]")
     console.rule("3. The same model on every chip; this host measured")
     small = comparison(SMALL, prompt=256, generate=64, batch=1, objective="latency")
+    run.write(f"compare-{SMALL}.json", small)
     show(small)
     console.rule(f"4. A model that does not fit here: {LARGE}, by shape only")
     large = comparison(LARGE, prompt=1024, generate=256, batch=8, objective="cost")
+    run.write(f"compare-{LARGE}.json", large)
     show(large)
-    for name, document in ((SMALL, small), (LARGE, large)):
-        run.write(f"compare-{name}.json", document)
-    run.write("answer.json", answer)
     page = render_report(
         "anychip: one model, every chip",
         [small, large],

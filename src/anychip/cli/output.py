@@ -105,6 +105,7 @@ def table(
         header_style="bold",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        min_width=min(len(title), console.width),  # or a long title is folded
     )
     for index, name in enumerate(columns):
         made.add_column(

@@ -13,8 +13,10 @@ from anychip.frontends.llm.precision import PRECISIONS
 from anychip.frontends.llm.tokenizer import GGUFTokenizer, read_tokenizer
 
 
-def load_gguf(path: str | Path) -> LanguageModel:
+def load_gguf(path: str | Path, *, name: str = "") -> LanguageModel:
     """Map the file, check all of its header and vocabulary, and read no weight yet.
+
+    `name` replaces the one the file gives itself.
 
     The native precision is `stored`: every tensor in the format the file has it in, computed in
     f32. Raises InputError naming file and field for a damaged file or one that is not of the Llama
@@ -31,7 +33,7 @@ def load_gguf(path: str | Path) -> LanguageModel:
         )
     return language_model(
         config,
-        name=file.text("general.name", file.path.stem),
+        name=name or file.text("general.name", file.path.stem),
         source=str(file.path),
         native=PRECISIONS["stored"],
         bind=lambda precision: bind(file, config, tensors, precision),

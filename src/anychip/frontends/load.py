@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def _from_catalogue(name: str, home: Path) -> LanguageModel:
     if fetchable is not None and pulled_path(fetchable, home).is_file():
         from anychip.frontends.gguf import load_gguf
 
-        return replace(load_gguf(pulled_path(fetchable, home)), name=name)
+        return load_gguf(pulled_path(fetchable, home), name=name)
     if name not in names():
         raise unknown("model", name, names())
     return model(name)
