@@ -11,10 +11,10 @@ from pathlib import Path
 
 BUDGETS = {
     "core": 2000,
-    "ops": 5000,
-    "frontends": 9000,
+    "ops": 7000,
+    "frontends": 14000,
     "passes": 1000,
-    "compilers": 2000,
+    "compilers": 4000,
     "twin": 3000,
     "chips": 900,
     "mapper": 2000,
