@@ -36,6 +36,7 @@ def scope(layer: str, source_index: int | None = None) -> str:
 
 
 _NAME = re.compile(r'^loc\((?:fused\[)?"((?:[^"\\]|\\.)*)"')
+_ANY_NAME = re.compile(r'"((?:[^"\\]|\\.)*)"(?!:)')
 _FILE = re.compile(r'"((?:[^"\\]|\\.)+)":(\d+):\d+')
 _WRAPPER = re.compile(
     r"^(jit|vmap|jvp|transpose|pjit|checkpoint|shard_map|closed_call|(Stateful)?PartitionedCall)"
@@ -45,7 +46,14 @@ _OURS = ("/anychip/frontends/", "/anychip/ops/", "/jax/", "/site-packages/", "du
 
 
 def parse(location: str, sources: tuple[str, ...] = ()) -> Origin:
-    """Read an op's `str(op.location)`."""
+    """Read an op's `str(op.location)`. An inlined op's is `callsite("inner" at "outer")`."""
+    if location.startswith("loc(callsite("):
+        names = [f'loc("{name}")' for name in _ANY_NAME.findall(location)]
+        origins = [parse(name, sources) for name in names]
+        inner = Origin()
+        for outer in reversed(origins):
+            inner = outer.inside(inner)
+        return inner
     match = _NAME.match(location)
     layers: list[str] = []
     source = ""

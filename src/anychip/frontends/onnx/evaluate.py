@@ -15,7 +15,7 @@ from anychip.core.dtypes import dtype
 from anychip.core.errors import AnychipError, InputError, UnsupportedError
 from anychip.core.origin import scope as origin_scope
 from anychip.core.weights import Weight
-from anychip.frontends.onnx.fold import LIMIT, Sizes, TooLarge, first_symbol, settle
+from anychip.frontends.onnx.fold import LIMIT, Sizes, TooLarge, first_symbol, settle, symbols_of
 from anychip.frontends.onnx.graph import Graph, Node
 from anychip.frontends.onnx.report import Failure, raise_failures
 from anychip.frontends.onnx.table import EXPLAINED, TABLE, Call, Entry
@@ -159,11 +159,21 @@ class Evaluation:
             except AnychipError:
                 raise
             except _MODEL_ERRORS as error:
+                text = f"inputs do not fit: {_first_line(error)}; got {_describe(values)}"
+                if symbols := _symbols(values):
+                    wanted = ", ".join(f"{s!r}: …" for s in symbols)
+                    self._failures.append(
+                        Failure(node, f"{text}; if they fit for some sizes, fix dims={{{wanted}}}")
+                    )
+                    return self._bind(node, outputs)
                 raise InputError(
-                    f"inputs do not fit: {str(error)[:500]}; got {_describe(values)}",
+                    text,
                     path=self.path,
                     field=f"node {node.label} ({node.kind})",
                 ) from error
+        self._bind(node, outputs)
+
+    def _bind(self, node: Node, outputs: Sequence[Any]) -> None:
         scope = self._scope.maps[0]
         for name, value in zip(node.outputs, outputs, strict=False):
             if name:
@@ -281,8 +291,18 @@ def _describe(values: Sequence[Any]) -> str:
     return ", ".join(one(v) for v in values) or "no inputs"
 
 
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[0].split())[:400]
+
+
+def _symbols(values: Sequence[Any]) -> list[str]:
+    """The symbols in the shapes of these values."""
+    dims = [d for v in values for d in getattr(v, "shape", ()) if not isinstance(d, int)]
+    return sorted({name for d in dims for name in symbols_of(d)})
+
+
 def _inconclusive(error: Exception) -> str:
-    text = " ".join(str(error).split("\n")[0].split())
+    text = _first_line(error)
     match = text.split("'")
     symbol = first_symbol(match[1]) if len(match) > 1 else "…"
     return f"depends on a symbolic size ({text[:200]}); fix it with dims={{{symbol!r}: …}}"

@@ -102,8 +102,12 @@ def apart(difference: Any) -> bool:
 
 def first_symbol(expression: Any) -> str:
     """The name of a symbol in a dimension expression."""
-    match = re.search(r"[A-Za-z_]\w*(?!\w*\()", str(expression))
-    return match[0] if match else str(expression)
+    return next(iter(symbols_of(expression)), str(expression))
+
+
+def symbols_of(expression: Any) -> list[str]:
+    """The names of the symbols in a dimension expression (function names left out)."""
+    return re.findall(r"[A-Za-z_]\w*\b(?!\()", str(expression))
 
 
 def at_most(a: Any, b: Any) -> Any:

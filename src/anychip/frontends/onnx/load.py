@@ -63,8 +63,15 @@ def load(
         values = {plan.port.name: plan.take(rest) for plan in plans}
         return _flat(model, evaluation, evaluation.run(values, weights))
 
+    names: list[str] = []
+
+    def dry(*arrays: Any) -> list[Any]:
+        outputs = evaluate(arrays, {})
+        names.extend(outputs)
+        return list(outputs.values())
+
     with jax.enable_x64(True):
-        shapes_out = jax.eval_shape(lambda *arrays: evaluate(arrays, {}), *_specs(inputs))
+        jax.eval_shape(dry, *_specs(inputs))
     touched = list(evaluation.touched.values())
     weights = [Argument(w.name, w.shape, w.dtype, "weight") for w in touched]
 
@@ -77,7 +84,7 @@ def load(
         fn,
         [*inputs, *weights],
         name=name or model.graph.name or "onnx",
-        result_names=list(shapes_out),
+        result_names=names,
         weights=Weights(tuple(touched)),
         sources=evaluation.sources,
         x64=True,

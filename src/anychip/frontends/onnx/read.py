@@ -29,6 +29,9 @@ from anychip.frontends.onnx.wire import Split, split
 
 STANDARD = ("", "ai.onnx")
 
+_RUNTIME_ONLY = {"SimplifiedLayerNormalization"}
+"""Ops ONNX Runtime puts into the standard domain though the standard does not have them."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -56,6 +59,7 @@ def read(source: str | Path | bytes, own: Collection[tuple[str, str]], *, path: 
     pieces = split(data, path)
     proto = _parse(pieces.message, path)
     weights = _take_weights(proto, pieces, data, path)
+    _rehome(proto)
     opsets = _opsets(proto, path)
     _check(proto, path)
     origins = _origins(proto.graph)
@@ -135,6 +139,15 @@ def _take_weights(proto: Any, pieces: Split, data: memoryview, path: str) -> dic
     return weights
 
 
+def _rehome(proto: Any) -> None:
+    """Put ONNX Runtime's own ops where they belong, so that the checker lets them pass."""
+    moved = [n for n in proto.graph.node if n.domain in STANDARD and n.op_type in _RUNTIME_ONLY]
+    for node in moved:
+        node.domain = "com.microsoft"
+    if moved and all(o.domain != "com.microsoft" for o in proto.opset_import):
+        proto.opset_import.add(domain="com.microsoft", version=1)
+
+
 def _dense(sparse: Any, path: str) -> tuple[Weight, Any]:
     """A sparse initializer as a Weight that is filled in when touched."""
     import onnx
@@ -181,8 +194,14 @@ def _opsets(proto: Any, path: str) -> dict[str, int]:
 def _check(proto: Any, path: str) -> None:
     import onnx
 
+    checked = onnx.ModelProto()
+    checked.CopyFrom(proto)
+    for port in (*checked.graph.input, *checked.graph.output):  # the checker wants every rank
+        if port.type.WhichOneof("value") in (None, "tensor_type"):
+            port.type.tensor_type.elem_type = port.type.tensor_type.elem_type or 1
+            port.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(checked)
     except onnx.checker.ValidationError as error:
         raise InputError(f"the model is not valid: {_first_lines(error)}", path=path) from None
 

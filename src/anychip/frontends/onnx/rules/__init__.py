@@ -2,11 +2,15 @@
 
 from anychip.frontends.onnx.rules import (
     attention,
+    contrib,
+    contrib_attention,
+    contrib_quant,
     control,
     conv,
     image,
     index,
     math,
+    ml,
     norm,
     quant,
     recurrent,
@@ -14,16 +18,21 @@ from anychip.frontends.onnx.rules import (
     resize,
     sequence,
     signal,
+    state,
     tensor,
 )
 
 __all__ = [
     "attention",
+    "contrib",
+    "contrib_attention",
+    "contrib_quant",
     "control",
     "conv",
     "image",
     "index",
     "math",
+    "ml",
     "norm",
     "quant",
     "recurrent",
@@ -31,5 +40,6 @@ __all__ = [
     "resize",
     "sequence",
     "signal",
+    "state",
     "tensor",
 ]

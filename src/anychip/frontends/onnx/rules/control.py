@@ -26,7 +26,13 @@ def _known_flag(value: Any) -> bool | None:
     return None
 
 
-@op("If", raw=True)
+def _if_known(node: Node) -> tuple[int, ...]:
+    """Branches that give sequences or optionals must be chosen while loading."""
+    ports = [p for g in node.subgraphs for p in g.outputs]
+    return (0,) if any(p.kind != "tensor" for p in ports) else ()
+
+
+@op("If", raw=True, known=_if_known)
 def if_(call: Call, condition: Any) -> Any:
     branches: tuple[Graph, Graph] = (call.required("then_branch"), call.required("else_branch"))
     chosen = _known_flag(condition)
@@ -57,7 +63,10 @@ def _scan_outputs(node: Node) -> int:
 
 
 def _loop_known(node: Node) -> tuple[int, ...]:
-    return (0,) if _scan_outputs(node) > 0 else ()
+    body = node.attributes.get("body")
+    ports = body.outputs if isinstance(body, Graph) else ()
+    lists = any(p.kind != "tensor" for p in ports)
+    return (0, 1) if _scan_outputs(node) > 0 or lists else ()
 
 
 @op("Loop", raw=True, known=_loop_known)

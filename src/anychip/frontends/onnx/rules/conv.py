@@ -120,7 +120,10 @@ def _transposed_pads(
     pads = []
     for i, target in enumerate(wanted[-rank:]):
         full = strides[i] * (spatial[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1
-        total = at_least(full - target, 0)
+        total = full - target  # negative: zeros are added at the end
+        if isinstance(total, int) and total < 0:
+            pads.append((0, total))
+            continue
         small, large = total // 2, total - total // 2
         pads.append((small, large) if mode == "SAME_UPPER" else (large, small))
     return pads

@@ -14,8 +14,12 @@ from anychip.frontends.onnx.table import ALL, Call, ints, op
 
 
 def _from_end(index: Any, length: Any) -> Any:
-    """Negative indices count from the end."""
-    return jnp.where(index < 0, index + length, index)
+    """Negative indices count from the end.
+
+    Not jnp.where, which is a function of its own in the module: shape refinement refuses one that
+    is called with different known scalars.
+    """
+    return jax.lax.select(index < 0, index + length, index)
 
 
 @op("Gather", folds=True)
@@ -24,7 +28,10 @@ def gather(call: Call, data: Any, indices: Any) -> Any:
     if call.xp is np:
         return np.take(data, indices.astype(np.int64), axis=axis)
     axis %= data.ndim
-    return jnp.take(data, _from_end(indices, data.shape[axis]), axis=axis, mode="clip")
+    index = _from_end(indices, data.shape[axis])
+    if index.ndim == 0:
+        return jax.lax.dynamic_index_in_dim(data, index, axis, keepdims=False)
+    return jnp.take(data, index, axis=axis, mode="clip")
 
 
 @op("GatherElements")

@@ -10,6 +10,7 @@ import numpy as np
 
 from anychip.frontends.onnx.fold import at_least, at_most, each, is_sizes, same
 from anychip.frontends.onnx.table import Call, op
+from anychip.ops import composites
 
 
 def _aligned(call: Call, x: Any, y: Any) -> Any:
@@ -55,9 +56,7 @@ def _truncated(xp: Any, x: Any, y: Any) -> Any:
 
 @op("Mod", folds=True)
 def mod(call: Call, x: Any, y: Any) -> Any:
-    if call.attr("fmod", 0) or (not is_sizes(x, y) and x.dtype.kind == "f"):
-        return call.xp.fmod(x, y)
-    return x % y
+    return call.xp.fmod(x, y) if call.attr("fmod", 0) else call.xp.mod(x, y)
 
 
 @op("Pow", folds=True)
@@ -226,9 +225,12 @@ def bitwise_xor(call: Call, x: Any, y: Any) -> Any:
 
 @op("BitShift", folds=True)
 def bit_shift(call: Call, x: Any, y: Any) -> Any:
-    left = call.required("direction") == "LEFT"
-    shifted = call.xp.left_shift(x, y) if left else call.xp.right_shift(x, y)
-    return call.xp.where(y < x.dtype.itemsize * 8, shifted, call.xp.zeros_like(x))
+    last = np.asarray(x.dtype.itemsize * 8 - 1, y.dtype)
+    within = call.xp.minimum(y, last)
+    if call.required("direction") == "LEFT":
+        return call.xp.where(y <= last, call.xp.left_shift(x, within), call.xp.zeros_like(x))
+    shifted = call.xp.right_shift(x, within)  # a signed shift that is too far leaves the sign
+    return call.xp.where(y > last, call.xp.right_shift(shifted, np.ones((), y.dtype)), shifted)
 
 
 @op("IsNaN", folds=True)
@@ -346,4 +348,4 @@ def shrink(call: Call, x: Any) -> Any:
 
 @op("Gelu")
 def gelu(call: Call, x: Any) -> Any:
-    return jax.nn.gelu(x, approximate=call.attr("approximate", "none") == "tanh")
+    return composites.gelu(x, approximate=call.attr("approximate", "none") == "tanh")

@@ -13,6 +13,7 @@ from jax import lax
 from anychip.frontends.onnx.rules.conv import per_channel
 from anychip.frontends.onnx.table import Call, op
 from anychip.frontends.onnx.tensors import element
+from anychip.ops import composites
 
 
 @op("BatchNormalization", known=lambda node: ())
@@ -72,21 +73,34 @@ def _wide(call: Call, x: Any) -> Any:
 
 @op("LayerNormalization")
 def layer_normalization(call: Call, x: Any, scale: Any, bias: Any = None) -> Any:
-    axis = call.attr("axis", -1) % x.ndim
+    axis, eps = call.attr("axis", -1) % x.ndim, call.attr("epsilon", 1e-5)
+    if _is_row(call, x, axis, scale, bias) and not (call.wants(1) or call.wants(2)):
+        return composites.layer_norm(x, scale, bias, eps=eps)
     wide = _wide(call, x)
-    y, mean, inverse = _normalised(wide, tuple(range(axis, x.ndim)), call.attr("epsilon", 1e-5))
+    y, mean, inverse = _normalised(wide, tuple(range(axis, x.ndim)), eps)
     out = y.astype(x.dtype) * scale
     out = out if bias is None else out + bias
     return out, mean, inverse
 
 
+def _is_row(call: Call, x: Any, axis: int, *parameters: Any) -> bool:
+    """Whether a norm is over the last axis, with parameters of that length, in f32 or wider."""
+    wanted = (x.shape[-1],)
+    return (
+        axis == x.ndim - 1
+        and call.attr("stash_type", 1) == 1
+        and all(p is None or p.shape == wanted for p in parameters)
+    )
+
+
 @op("RMSNormalization")
 def rms_normalization(call: Call, x: Any, scale: Any) -> Any:
-    axis = call.attr("axis", -1) % x.ndim
-    axes = tuple(range(axis, x.ndim))
+    axis, eps = call.attr("axis", -1) % x.ndim, call.attr("epsilon", 1e-5)
+    if _is_row(call, x, axis, scale):
+        return composites.rms_norm(x, scale, eps=eps)
     wide = _wide(call, x)
-    mean_square = jnp.mean(wide * wide, axis=axes, keepdims=True)
-    return (wide * lax.rsqrt(mean_square + call.attr("epsilon", 1e-5))).astype(x.dtype) * scale
+    mean_square = jnp.mean(wide * wide, axis=tuple(range(axis, x.ndim)), keepdims=True)
+    return (wide * lax.rsqrt(mean_square + eps)).astype(x.dtype) * scale
 
 
 @op("MeanVarianceNormalization")

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anychip.frontends.onnx.fold import is_sizes
+from anychip.frontends.onnx.fold import is_sizes, is_symbolic
 from anychip.frontends.onnx.rules.tensor import axes_of
 from anychip.frontends.onnx.table import Call, op
+from anychip.ops import composites
 
 
 def _axes(call: Call, x: Any, axes: Any) -> tuple[int, ...] | None:
@@ -112,12 +113,30 @@ def over_rows(call: Call, x: Any, function: Any) -> Any:
 
 @op("Softmax")
 def softmax(call: Call, x: Any) -> Any:
-    return over_rows(call, x, lambda y, axis: jax.nn.softmax(y, axis=axis))
+    if is_symbolic(x.shape):
+        return over_rows(call, x, _softmax_symbolic)
+    return over_rows(call, x, lambda y, axis: composites.softmax(y, axis=axis))
+
+
+def _shifted(x: Any, axis: int) -> Any:
+    """x minus its maximum; jnp.max wants proof that a symbolic axis is not empty."""
+    lowest = np.asarray(-np.inf, x.dtype)
+    top = jax.lax.reduce(x, lowest, jax.lax.max, (axis % x.ndim,))
+    return x - jnp.expand_dims(top, axis)
+
+
+def _softmax_symbolic(x: Any, axis: int) -> Any:
+    e = jnp.exp(_shifted(x if x.dtype == np.float64 else x.astype(np.float32), axis))
+    return (e / jnp.sum(e, axis=axis, keepdims=True)).astype(x.dtype)
 
 
 @op("LogSoftmax")
 def log_softmax(call: Call, x: Any) -> Any:
-    return over_rows(call, x, lambda y, axis: jax.nn.log_softmax(y, axis=axis))
+    def along(y: Any, axis: int) -> Any:
+        shifted = _shifted(y, axis)
+        return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axis, keepdims=True))
+
+    return over_rows(call, x, along)
 
 
 @op("Hardmax")

@@ -27,7 +27,7 @@ def _pairs(x: Any) -> Any:
 def dft(call: Call, x: Any, length: Any = None, axis: Any = None) -> Any:
     along = call.attr("axis", 1) if call.version < 20 else -2 if axis is None else int(np.reshape(axis, ()))
     along %= x.ndim
-    count = x.shape[along] if length is None else int(np.reshape(length, ()))
+    count = None if length is None else int(np.reshape(length, ()))
     kind = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
     value = _complex(x.astype(kind))
     one_sided, inverse = bool(call.attr("onesided", 0)), bool(call.attr("inverse", 0))

@@ -259,7 +259,7 @@ def _clamp(value: Any, low: int, length: Any, offset: int) -> Any:
     if isinstance(value, int) and value < 0 or not isinstance(value, int) and value <= -1:
         value = value + length
         return at_least(value, low)
-    if isinstance(value, int) and value >= 1 << 31:
+    if isinstance(value, int) and value >= 10**9:  # exporters' "to the end"; no size is so large
         return length + offset
     return at_most(value, length + offset)
 

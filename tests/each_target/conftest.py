@@ -1,0 +1,112 @@
+"""Fixtures of tests that compile and run: an ONNX model through us and through ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def run_onnx() -> Callable[..., list[np.ndarray]]:
+    """`run_onnx(model, feeds, **load_options)` loads with our frontend and runs on cpu:xla.
+
+    The module is specialised to the sizes of `feeds`. Returns the results in order.
+    """
+    from anychip.compilers.xla import XlaTarget
+    from anychip.core import CompileOptions
+    from anychip.frontends.onnx import load
+
+    target = XlaTarget()
+
+    def run(model: Any, feeds: Arrays, **options: Any) -> list[np.ndarray]:
+        module = load(model, **options)
+        inputs = module.signature.named("input")
+        sizes: dict[str, int] = {}
+        for argument in inputs:
+            for dim, size in zip(argument.shape, feeds[argument.name].shape, strict=True):
+                if isinstance(dim, str):
+                    sizes[dim] = size
+        executable = target.compile(module.specialise(sizes), CompileOptions())
+        return [np.asarray(r) for r in executable.run(*(feeds[a.name] for a in inputs))]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_onnxruntime() -> Callable[..., list[np.ndarray]]:
+    """`run_onnxruntime(model, feeds)` gives ONNX Runtime's results."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def run(model: Any, feeds: Arrays) -> list[np.ndarray]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        return session.run(None, dict(feeds))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def one_node() -> Callable[..., bytes]:
+    """`one_node(op, arrays, outputs, attributes, domain=…, opset=…, weights=(…))` is a model.
+
+    Arrays are the node's inputs in order, None for one that is left out; those named in `weights`
+    become initializers, the others graph inputs. `types` gives outputs their element types.
+    """
+
+    def make(
+        op: str,
+        arrays: Mapping[str, np.ndarray | None],
+        outputs: Sequence[str],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        domain: str = "",
+        opset: int = 17,
+        weights: Sequence[str] = (),
+        types: Mapping[str, np.dtype] | None = None,
+    ) -> bytes:
+        from onnx import ValueInfoProto, helper, numpy_helper
+
+        node = helper.make_node(
+            op,
+            [n if a is not None else "" for n, a in arrays.items()],
+            list(outputs),
+            name=f"the_{op.lower()}",
+            domain=domain,
+            **(attributes or {}),
+        )
+        given = {n: a for n, a in arrays.items() if a is not None}
+        inputs = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for n, a in given.items()
+            if n not in weights
+        ]
+        graph = helper.make_graph(
+            [node],
+            f"one_{op.lower()}",
+            inputs,
+            [
+                helper.make_tensor_value_info(o, helper.np_dtype_to_tensor_dtype(types[o]), None)
+                if types
+                else ValueInfoProto(name=o)
+                for o in outputs
+                if o
+            ],
+            [numpy_helper.from_array(given[n], n) for n in weights],
+        )
+        imports = [helper.make_opsetid("", opset)]
+        if domain:
+            imports.append(helper.make_opsetid(domain, 3 if domain == "ai.onnx.ml" else 1))
+        return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+
+    return make
