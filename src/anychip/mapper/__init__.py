@@ -1,12 +1,13 @@
 """The mapper: workloads, plans, and which chip is best for what."""
 
-from anychip.mapper.compare import QUANTITIES, Comparison, Measured, Row, compare
+from anychip.mapper.compare import Comparison, Measured, Row, compare
 from anychip.mapper.economics import Price, price, usd_per_mtok
+from anychip.mapper.estimates import QUANTITIES, estimates
 from anychip.mapper.flips import Flip
 from anychip.mapper.objective import METRICS, OBJECTIVES, Objective
 from anychip.mapper.plan import Piece, Plan
-from anychip.mapper.precision import choose
-from anychip.mapper.search import Found, Surfaces, search
+from anychip.mapper.search import Found, Question, search
+from anychip.mapper.surface import Surfaces
 from anychip.mapper.workload import Workload
 
 __all__ = [
@@ -21,11 +22,12 @@ __all__ = [
     "Piece",
     "Plan",
     "Price",
+    "Question",
     "Row",
     "Surfaces",
     "Workload",
-    "choose",
     "compare",
+    "estimates",
     "price",
     "search",
     "usd_per_mtok",

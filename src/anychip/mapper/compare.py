@@ -8,7 +8,6 @@ from typing import Any
 
 from anychip.core import (
     AnychipError,
-    Chip,
     LanguageModel,
     Measurement,
     Precision,
@@ -18,27 +17,12 @@ from anychip.core import (
     UnsupportedError,
 )
 from anychip.mapper.economics import price, usd_per_mtok
-from anychip.mapper.falsify import command
-from anychip.mapper.flips import Flip, flips
+from anychip.mapper.estimates import QUANTITIES, estimates
+from anychip.mapper.flips import Flip, Rival, flips
 from anychip.mapper.objective import METRICS, Objective, check_objective
 from anychip.mapper.plan import Plan
-from anychip.mapper.search import Found, search
-from anychip.mapper.surface import Surfaces
+from anychip.mapper.search import Found, Question, search
 from anychip.mapper.workload import Workload
-from anychip.twin import Spread, facts_of, own_error, spreads
-
-QUANTITIES = (
-    "ttft_s",
-    "tpot_s",
-    "latency_s",
-    "user_tok_s",
-    "chip_tok_s",
-    "j_per_tok",
-    "usd_per_mtok",
-)
-"""Time to first token, time per output token, whole request (seconds); tokens a second one user
-sees while the answer streams; generated tokens a second and chip, joules a generated token and
-dollars a million of them, all of whole requests with their prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,44 +37,33 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One chip's line. `found` is what a prediction was derived from, None for a measured row."""
+    """One chip's line. `found` is what a prediction was derived from, None for other rows."""
 
     chip: str
-    system: str
-    count: int
     target: str
     how: str
-    precision: str
     fits: bool
+    system: str = ""
+    count: int = 0
+    precision: str = ""
     why_not: str | None = None
-    quantities: Mapping[str, Quantity | None] = field(default_factory=dict)
     shards: str = ""
     notes: tuple[str, ...] = ()
+    quantities: Mapping[str, Quantity | None] = field(default_factory=dict[str, Quantity | None])
     plan: Plan | None = None
     found: Found | None = field(default=None, repr=False)
 
-    def value(self, name: str) -> float | None:
-        quantity = self.quantities.get(name)
-        return None if quantity is None else quantity.value
-
     def to_json(self) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in (
-                *("chip", "system", "count", "target", "how", "precision", "fits", "why_not"),
-                *("shards", "notes"),
-            )
-        }
-        for name in QUANTITIES:
-            quantity = self.quantities.get(name)
-            row[name] = None if quantity is None else quantity.to_json()
-        return row
+        plain = ("chip", "system", "count", "target", "how", "precision", "fits", "why_not")
+        row = {name: getattr(self, name) for name in (*plain, "shards", "notes")}
+        each = {name: self.quantities.get(name) for name in QUANTITIES}
+        return row | {name: one.to_json() if one else None for name, one in each.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Rows, best first by the objective; those that do not fit last. `flips` says what would change
-    the answer."""
+    """Rows, best first by the objective, those that do not fit last. `flips` says what would
+    change the answer."""
 
     model: str
     workload: Workload
@@ -120,140 +93,97 @@ def compare(
     pinned: Mapping[str, str] | None = None,
     measured: Mapping[str, Measured] | None = None,
 ) -> Comparison:
-    """Predict every chip (or those named) and add what was measured.
+    """Predict every chip (or those named), and add what was measured.
 
-    `pinned` gives single chips another precision. `measured` maps a target (`cpu:xla`) to what it did. A chip whose package is broken, or whose
+    `precision` is a name in `precisions`, "auto" or "native"; `pinned` sets it for single chips.
+    `measured` maps a target (`cpu:xla`) to what it did. A chip whose package is broken, or whose
     systems are too small, gets a row that says why. Raises UsageError for an unknown chip,
     objective or precision, and for a workload longer than the model's context.
     """
     aim = check_objective(objective)
     workload.check(model.name, model.facts)
-    names = list(registry.chips) if chips is None else list(dict.fromkeys(chips))
-    surfaces = Surfaces(model, workload.batch)
-    rows = [
-        _predicted(name, model, workload, registry, aim, wanted, precisions, surfaces)
-        for name in names
-        for wanted in [(pinned or {}).get(name, precision)]
-    ]
+    question = Question(
+        model=model,
+        workload=workload,
+        precisions=precisions,
+        objective=aim,
+        precision=precision,
+        pinned=pinned or {},
+    )
+    names = registry.chips if chips is None else dict.fromkeys(chips)
+    rows = [_predicted(name, question, registry) for name in names]
     rows += [
         _measured(target, done, workload, registry) for target, done in (measured or {}).items()
     ]
-    ordered = tuple(sorted(rows, key=lambda row: _order(row, aim)))
-    found = [row.found for row in ordered if row.found is not None]
-    what = flips(ordered, found, model, workload, registry, aim, precision, precisions, surfaces)
-    return Comparison(model=model.name, workload=workload, objective=aim, rows=ordered, flips=what)
+    rows.sort(key=lambda row: _order(row, aim))
+    rivals = [
+        Rival(found=row.found, quantity=quantity)
+        for row in rows
+        if row.found is not None
+        if (quantity := row.quantities[METRICS[aim]]) is not None
+    ]
+    return Comparison(
+        model=model.name,
+        workload=workload,
+        objective=aim,
+        rows=tuple(rows),
+        flips=flips(question, aim, rivals),
+    )
 
 
 def _order(row: Row, objective: Objective) -> tuple[bool, float, str]:
-    value = row.value(METRICS[objective])
-    if value is None:
+    quantity = row.quantities.get(METRICS[objective])
+    if quantity is None:
         return (not row.fits, float("inf"), row.target)
-    return (not row.fits, -value if objective == "throughput" else value, row.target)
+    sign = -1 if objective == "throughput" else 1
+    return (not row.fits, sign * quantity.value, row.target)
 
 
-def _predicted(
-    name: str,
-    model: LanguageModel,
-    workload: Workload,
-    registry: Registry,
-    objective: Objective,
-    precision: str,
-    precisions: Mapping[str, Precision],
-    surfaces: Surfaces,
-) -> Row:
+def _predicted(name: str, question: Question, registry: Registry) -> Row:
     if name not in registry.chips:
-        registry.chip(name)  # raises, with what names there are
+        registry.chip(name)  # raises, and says which there are
+    target = f"{name}:twin"
     try:
-        chip: Chip = registry.chip(name)
-        spec, systems = chip.spec, registry.systems(name)
-    except AnychipError as error:
-        return _refused(name, str(error))
+        spec, systems = registry.chip(name).spec, registry.systems(name)
+    except AnychipError as error:  # a broken package must not hide the other chips
+        return Row(chip=name, target=target, how="twin", fits=False, why_not=str(error))
     try:
-        found = search(
-            model,
-            spec,
-            systems,
-            workload,
-            objective,
-            precision=precision,
-            precisions=precisions,
-            surfaces=surfaces,
-        )
+        found = search(question, spec, systems)
     except UnsupportedError as error:
-        return _refused(name, str(error))
+        return Row(chip=name, target=target, how="twin", fits=False, why_not=str(error))
     piece = found.plan.pieces[0]
     return Row(
         chip=name,
+        target=target,
+        how="twin",
+        fits=True,
         system=piece.system,
         count=piece.chips,
-        target=piece.target,
-        how="twin",
         precision=piece.precision.name,
-        fits=True,
-        quantities=quantities(found, model),
         shards=str(piece.shards),
         notes=_notes(found),
+        quantities=estimates(found, question.model),
         plan=found.plan,
         found=found,
     )
 
 
-def _refused(name: str, why: str) -> Row:
-    return Row(
-        chip=name,
-        system="",
-        count=0,
-        target=f"{name}:twin",
-        how="twin",
-        precision="",
-        fits=False,
-        why_not=why,
-    )
-
-
 def _notes(found: Found) -> tuple[str, ...]:
-    level = found.spec.memory[found.placement.level].name
-    used = found.placement.share.total_bytes / found.placement.capacity_bytes
+    option = found.option
+    level = found.spec.memory[option.placement.level].name
+    used = option.placement.share.total_bytes / option.placement.capacity_bytes
     notes = [
         found.plan.why,
         found.why_precision,
         f"weights and cache in {level}, {used:.0%} of what the runtime leaves",
     ]
-    if found.price is not None:
-        notes.append(f"price: {found.price.source}")
+    if option.price is not None:
+        notes.append(f"price: {option.price.source}")
     return tuple(notes)
 
 
-def quantities(found: Found, model: LanguageModel) -> dict[str, Quantity | None]:
-    """The Estimates of a found plan, each with its interval."""
-    facts = facts_of(found.spec, found.system)
-    price_keys = {"usd_per_hour", "purchase_usd", "system.usd_per_hour"}
-    others = {
-        key: fact
-        for key, fact in facts.items()
-        if key not in price_keys and not key.startswith("about.")
-    }
-    piece = found.plan.pieces[0]
-    spread = spreads(found.values, others, own_error(found.spec.family, QUANTITIES))
-    values = found.values()
-    if found.price is not None and "usd_per_mtok" in spread:
-        spread["usd_per_mtok"] = spread["usd_per_mtok"].also(
-            "the price", found.price.low / found.price.value, found.price.high / found.price.value
-        )
-    proof = command(model, found.spec, piece.shards, piece.precision.matmul, found.plan.workload)
-    subject = f"{found.spec.name} x {piece.chips} ({piece.shards}, {piece.precision.name})"
-
-    def quantity(name: str, part: Spread | None) -> Quantity | None:
-        value = values[name]
-        if value is None or part is None:
-            return None
-        return part.estimate(value, subject=subject, falsify=proof)
-
-    return {name: quantity(name, spread.get(name)) for name in QUANTITIES}
-
-
 def _measured(target: str, done: Measured, workload: Workload, registry: Registry) -> Row:
-    """A row of measurements. Latency and rates are worked out sample by sample; joules are unknown."""
+    """A row of measurements; latency and rates are worked out sample by sample."""
     name = TargetName.parse(target)
     steps, tokens = workload.generate - 1, workload.generate * workload.batch
     pairs = zip(done.ttft_s.samples, done.tpot_s.samples, strict=False)
@@ -262,20 +192,20 @@ def _measured(target: str, done: Measured, workload: Workload, registry: Registr
         machine=done.ttft_s.machine,
         note=done.ttft_s.note,
     )
-    spec = registry.chip(name.chip).spec
-    hour = price(spec)
     rate = latency.map(lambda seconds: tokens / seconds)
+    hour = price(registry.chip(name.chip).spec)
     usd = None
     if hour is not None:
         usd = rate.map(lambda r: usd_per_mtok(hour.value, r, None, owned=hour.owned))
     return Row(
         chip=name.chip,
-        system=done.system,
-        count=1,
         target=target,
         how=name.how,
-        precision=done.precision,
         fits=True,
+        system=done.system,
+        count=1,
+        precision=done.precision,
+        notes=("measured on this machine",),
         quantities={
             "ttft_s": done.ttft_s,
             "tpot_s": done.tpot_s,
@@ -284,5 +214,4 @@ def _measured(target: str, done: Measured, workload: Workload, registry: Registr
             "chip_tok_s": rate,
             "usd_per_mtok": usd,
         },
-        notes=("measured on this machine",),
     )

@@ -11,8 +11,8 @@ AMORTISED_YEARS = Fact(
     value=4,
     low=3,
     high=6,
-    source="assumed: Microsoft, Alphabet and Meta write servers off over 5.5 to 6 years (10-K 2024),"
-    " buyers of accelerators reckon with 3 to 5",
+    source="assumed: Microsoft, Alphabet and Meta write servers off over 5.5 to 6 years (10-K "
+    "2024), buyers of accelerators reckon with 3 to 5",
     confidence="medium",
 )
 USED_SHARE = Fact(

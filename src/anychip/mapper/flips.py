@@ -2,120 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from anychip.core import LanguageModel, Precision, Registry, UnsupportedError
-from anychip.mapper.objective import METRICS, Objective, burden
-from anychip.mapper.search import Found, Surfaces, priced, search
-from anychip.mapper.workload import Workload
-
-if TYPE_CHECKING:
-    from anychip.mapper.compare import Row
+from anychip.core import Quantity, UnsupportedError
+from anychip.mapper.objective import Objective, burden
+from anychip.mapper.search import Found, Question, search
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Batch sizes at which every chip is planned anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """One thing that would change the best row: `kind` is "batch", "price", "margin" or "count"."""
+    """One thing that bears on the best row.
 
-    kind: str
+    margin: how far the best leads the next, as a factor in `value`. price: `winner` becomes the
+    cheapest below `value` USD a chip and hour. batch: `winner` is best from batch `value` on.
+    """
+
+    kind: Literal["margin", "price", "batch"]
     text: str
-    value: float | None = None
-    winner: str = ""
+    value: float
+    winner: str
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
-def flips(
-    rows: Sequence[Row],
-    found: Sequence[Found],
-    model: LanguageModel,
-    workload: Workload,
-    registry: Registry,
-    objective: Objective,
-    precision: str,
-    precisions: Mapping[str, Precision],
-    surfaces: Surfaces,
-) -> tuple[Flip, ...]:
-    """The margin of the best two, the price at which the second overtakes, the batches at which
-    another chip is best."""
-    rivals = [row for row in rows if row.found is not None and row.value(METRICS[objective])]
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """A predicted chip and its quantity that the objective looks at."""
+
+    found: Found
+    quantity: Quantity
+
+    @property
+    def chip(self) -> str:
+        return self.found.spec.name
+
+
+def flips(question: Question, objective: Objective, rivals: Sequence[Rival]) -> tuple[Flip, ...]:
+    """What would change the order of `rivals`, which are best first; nothing for fewer than two."""
     if len(rivals) < 2:
         return ()
-    made = [_margin(rivals[0], rivals[1], objective)]
+    first, second = rivals[:2]
+    made = [_margin(first, second, objective)]
     if objective == "cost":
-        made += _prices(rivals[0], rivals[1])
-    made += _batches(found, model, workload, registry, objective, precision, precisions, surfaces)
-    return tuple(made)
+        made += _price(first, second)
+    return (*made, *_batches(question, objective, [rival.found for rival in rivals]))
 
 
-def _margin(first: Row, second: Row, objective: Objective) -> Flip:
+def _margin(first: Rival, second: Rival, objective: Objective) -> Flip:
     """Whether the intervals of the best two overlap, so that the facts decide between them."""
-    name = METRICS[objective]
-    best, next_ = first.quantities[name], second.quantities[name]
-    assert best is not None and next_ is not None
-    overlap = best.low <= next_.high and next_.low <= best.high
-    ratio = max(best.value, next_.value) / min(best.value, next_.value)
+    a, b = first.quantity, second.quantity
+    ratio = max(a.value, b.value) / min(a.value, b.value)
+    order = (
+        "overlap: the order is not certain"
+        if a.low <= b.high and b.low <= a.high
+        else ("do not overlap")
+    )
     text = (
-        f"{first.chip} leads {second.chip} by {ratio:.2f}x in {objective}; their 80 % intervals "
-        + ("overlap, so the order is not certain" if overlap else "do not overlap")
+        f"{first.chip} leads {second.chip} by {ratio:.2f}x in {objective}; their intervals {order}"
     )
     return Flip(kind="margin", text=text, value=ratio, winner=first.chip)
 
 
-def _prices(first: Row, second: Row) -> list[Flip]:
+def _price(first: Rival, second: Rival) -> list[Flip]:
     """The hourly price below which the second chip would be the cheapest."""
-    if second.found is None or second.found.price is None:
+    hour = second.found.option.price
+    if hour is None:
         return []
-    best, other = first.value("usd_per_mtok"), second.value("usd_per_mtok")
-    assert best is not None and other is not None
-    hour = second.found.price
-    needed = hour.value * best / other
+    needed = hour.value * first.quantity.value / second.quantity.value
     text = (
-        f"{second.chip} becomes the cheapest below {needed:.2f} USD per chip-hour "
+        f"{second.chip} becomes the cheapest below {needed:.2f} USD a chip and hour "
         f"(reckoned at {hour.value:.2f})"
     )
     return [Flip(kind="price", text=text, value=needed, winner=second.chip)]
 
 
-def _batches(
-    found: Sequence[Found],
-    model: LanguageModel,
-    workload: Workload,
-    registry: Registry,
-    objective: Objective,
-    precision: str,
-    precisions: Mapping[str, Precision],
-    surfaces: Surfaces,
-) -> list[Flip]:
-    """The batch sizes at which the best chip changes, each chip planned anew at each."""
+def _batches(question: Question, objective: Objective, found: Sequence[Found]) -> list[Flip]:
+    """The batch sizes at which the best chip changes."""
     winners: list[tuple[int, str]] = []
     for batch in BATCHES:
-        best = ("", float("inf"))
-        for one in found:
-            name = one.spec.name
-            try:
-                at = search(
-                    model,
-                    one.spec,
-                    registry.systems(name),
-                    Workload(workload.prompt, workload.generate, batch),
-                    objective,
-                    precision=precision,
-                    precisions=precisions,
-                    surfaces=surfaces,
-                )
-            except UnsupportedError:  # its systems are too small at this batch: it cannot win
-                continue
-            value = burden(objective, priced(at.prediction, at.price))
-            best = min(best, (name, value), key=lambda pair: pair[1])
-        if best[0] and (not winners or winners[-1][1] != best[0]):
-            winners.append((batch, best[0]))
-    made = [
+        best = min(
+            ((_at(question.at_batch(batch), objective, one), one.spec.name) for one in found),
+            default=(float("inf"), ""),
+        )
+        if best[0] < float("inf") and (not winners or winners[-1][1] != best[1]):
+            winners.append((batch, best[1]))
+    if len(winners) == 1:
+        batch, name = winners[0]
+        text = f"{name} is best for {objective} at every batch from {batch} to {BATCHES[-1]}"
+        return [Flip(kind="batch", text=text, value=batch, winner=name)]
+    return [
         Flip(
             kind="batch",
             text=f"from batch {batch} on, {name} is best for {objective}",
@@ -124,7 +105,12 @@ def _batches(
         )
         for batch, name in winners
     ]
-    if len(made) == 1:
-        text = f"{made[0].winner} is best for {objective} at every batch from 1 to {BATCHES[-1]}"
-        return [Flip(kind="batch", text=text, value=None, winner=made[0].winner)]
-    return made
+
+
+def _at(question: Question, objective: Objective, one: Found) -> float:
+    """The chip's burden for this question; infinite when no system of it is large enough."""
+    try:
+        again = search(question, one.spec, one.systems)
+    except UnsupportedError:
+        return float("inf")
+    return burden(objective, again.option.values())

@@ -2,48 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from anychip.core import ChipSpec, LanguageModel, Precision, unknown
 from anychip.core.blocks import BLOCK_FORMATS
 from anychip.core.dtypes import DTYPES
 
-_PREFERRED = ("f8E4M3FN", "mxfp8", "mxint8", "i8", "bf16", "f16", "f32")
-"""Order among formats of equal rate: floats before integers, narrow before wide."""
+_ORDER = ("f8E4M3FN", "mxfp8", "mxint8", "i8", "bf16", "f16", "f32")
+"""Formats of eight bits or more; among equally fast ones the earlier is taken."""
+
+NARROWER = ("int8-weights", "q4_0")
+"""What is tried, in this order, where no system of a chip holds the model as deployed."""
 
 
-def choose(
+def choices(
     wanted: str, model: LanguageModel, spec: ChipSpec, precisions: Mapping[str, Precision]
-) -> tuple[Precision, str]:
-    """(precision, why). `wanted` is "auto", "native" (as the model is stored), or a name in
-    `precisions`.
+) -> Iterator[tuple[Precision, str]]:
+    """(precision, why), best first; the next is for a model that the one before does not fit.
 
-    Auto: a model stored in fewer than eight bits keeps its weights, multiplied in what the chip
-    has. Any other takes the chip's fastest format of at least eight bits in which both weights and
-    activations are multiplied; of equally fast ones the float.
+    `wanted` is "auto", "native" (as the model is stored), or a name in `precisions`; only "auto"
+    gives more than one. Auto: a model stored in fewer than eight bits keeps its weights. Any other
+    takes the chip's fastest format of eight bits or more in which weights and activations are both
+    multiplied; of equally fast ones, one whose rate is not a guess, then the float.
     Raises UsageError for a name that is not there.
     """
     if wanted == "native":
-        return model.native_precision, "as the model is stored"
+        yield model.native_precision, "as the model is stored"
+        return
     if wanted != "auto":
         if wanted not in precisions:
             raise unknown("precision", wanted, ("auto", "native", *precisions))
-        return precisions[wanted], "as asked"
+        yield precisions[wanted], "as asked"
+        return
     stored = narrow_format(model)
     if stored:
-        return _keeping(stored, model, precisions)
-    rates = {name: fact.value for name, fact in spec.matmul_flops_per_s.items()}
+        yield _keeping(stored, model, precisions), f"the model's weights are stored in {stored}"
+        return
+    first, why = _fastest(spec, precisions)
+    yield first, why
+    for name in NARROWER:
+        if name in precisions and bits(precisions[name].weights) < bits(first.weights):
+            yield precisions[name], f"it does not fit in {first.name}; weights only in {name}"
+
+
+def _fastest(spec: ChipSpec, precisions: Mapping[str, Precision]) -> tuple[Precision, str]:
+    facts = spec.matmul_flops_per_s
     usable = [
-        (rates[p.matmul], -_PREFERRED.index(p.matmul), p)
+        (facts[p.matmul].value, not facts[p.matmul].source.startswith("assumed:"), p)
         for p in precisions.values()
-        if p.matmul in rates and p.weights == p.matmul and p.matmul in _PREFERRED
+        if p.matmul in facts and p.weights == p.matmul and p.matmul in _ORDER
     ]
     if not usable:
-        return precisions["bf16"], f"{spec.name} has no format of eight bits or more that is built"
-    rate, _, best = max(usable, key=lambda item: item[:2])
+        return precisions["bf16"], f"{spec.name} has no format of 8 bits or more that is built"
+    rate, _, best = max(usable, key=lambda one: (one[0], one[1], -_ORDER.index(one[2].matmul)))
     return (
         best,
-        f"{best.matmul} is the fastest format of {spec.name} with 8 bits or more ({rate:.3g} FLOP/s)",
+        f"{best.matmul} is {spec.name}'s fastest format of 8 bits or more: {rate:.3g} FLOP/s",
     )
 
 
@@ -62,18 +76,16 @@ def narrow_format(model: LanguageModel) -> str:
 
 
 def bits(name: str) -> float:
-    """Bits one number takes, its share of a block's scale left out."""
+    """Bits of one number without its share of a block's scale."""
     if name in BLOCK_FORMATS:
         return float(int(BLOCK_FORMATS[name].bits_per_element))
     return float(DTYPES[name].bits)
 
 
-def _keeping(
-    stored: str, model: LanguageModel, precisions: Mapping[str, Precision]
-) -> tuple[Precision, str]:
+def _keeping(stored: str, model: LanguageModel, precisions: Mapping[str, Precision]) -> Precision:
+    """The model's own precision, or for a file the one that multiplies its format in bf16."""
     native = model.native_precision
-    why = f"the model's weights are stored in {stored}"
     if native.weights != "stored":
-        return native, why
+        return native
     same = [p for p in precisions.values() if p.weights == stored and p.matmul != stored]
-    return (same[0] if same else native), why
+    return same[0] if same else native

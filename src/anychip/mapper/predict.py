@@ -1,7 +1,7 @@
 """Predict one model copy on one Machine: times, tokens, joules and dollars of a Workload.
 
-TTFT is the prefill of the whole batch. TPOT is the mean over the answer, by Simpson's rule over the
-contexts at its start, middle and end. Pipeline stages are kept busy by cutting the batch (and for
+TTFT is the prefill of the whole batch. TPOT is the mean over the answer, by Gauss's rule with two
+contexts (exact for cubics). Pipeline stages are kept busy by cutting the batch (and for
 prefill long prompts) into parts: a step takes the sum of the stages at a part's size, or as long as
 the slowest stage needs for all parts. Rates, energy and money are those of whole requests, prompt
 included.
@@ -9,6 +9,7 @@ included.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from anychip.mapper.surface import Surface
@@ -26,7 +27,7 @@ PASS_TOKENS = 8192
 class Tables:
     """The Tables one workload needs at one precision and one number of pipeline stages."""
 
-    decode: tuple[Table, Table, Table]
+    decode: tuple[Table, Table]
     prefill: Table
     whole: Table  # decoding the whole batch at the longest context: what must be stored
     micro_batches: int
@@ -50,19 +51,30 @@ class Prediction:
 
 def tables(surface: Surface, workload: Workload, pipeline: int) -> Tables:
     """Build or fetch what `predict` needs for this many pipeline stages."""
+    key = (workload, pipeline)
+    if key not in surface.kept:
+        surface.kept[key] = _tables(surface, workload, pipeline)
+    return surface.kept[key]
+
+
+def _tables(surface: Surface, workload: Workload, pipeline: int) -> Tables:
     batch, first, last = workload.batch, workload.prompt, workload.context
     parts = min(pipeline, batch)
-    start = surface.decode(batch / parts, first, near=batch)
-    end = surface.decode(batch / parts, last, near=batch)
+    start = surface.decode(batch / parts, first)
+    end = surface.decode_later(batch / parts, first, last)
     cuts = max(1, workload.prompt // CHUNK)
     passes = min(pipeline, batch * cuts) if pipeline > 1 else 1
     return Tables(
-        decode=(start, start.blend(end, 0.5), end),
-        prefill=surface.prefill(batch / passes, first, near=batch),
-        whole=surface.decode(batch, last, near=batch),
+        decode=(start.blend(end, 0.5 - GAUSS), start.blend(end, 0.5 + GAUSS)),
+        prefill=surface.prefill(batch / passes, first),
+        whole=surface.decode_later(batch, first, last),
         micro_batches=parts,
         passes=passes,
     )
+
+
+GAUSS = 1 / (2 * math.sqrt(3))
+"""Distance of the two points of Gauss-Legendre quadrature from the middle of a unit interval."""
 
 
 def placement(needed: Tables, machine: Machine, shards: Shards, workload: Workload) -> Placement:
@@ -92,7 +104,7 @@ def predict(needed: Tables, machine: Machine, shards: Shards, workload: Workload
         return seconds, step_joules(table, machine, cost, seconds, parts)
 
     steps = [step(table) for table in needed.decode]
-    tpot = _simpson([seconds for seconds, _ in steps])
+    tpot = (steps[0][0] + steps[1][0]) / 2
     fill = step_cost(needed.prefill, machine, shards, at)
     ttft = fill.seconds + (needed.passes - 1) * fill.stage_s
     filling = step_joules(needed.prefill, machine, fill, ttft, needed.passes)
@@ -100,7 +112,7 @@ def predict(needed: Tables, machine: Machine, shards: Shards, workload: Workload
     joules = None
     each = [j for _, j in steps if j is not None]
     if filling is not None and len(each) == len(steps):
-        joules = (filling + (workload.generate - 1) * _simpson(each)) / tokens
+        joules = (filling + (workload.generate - 1) * sum(each) / len(each)) / tokens
     return Prediction(
         ttft_s=ttft,
         tpot_s=tpot,
@@ -109,7 +121,3 @@ def predict(needed: Tables, machine: Machine, shards: Shards, workload: Workload
         chip_tok_s=tokens / latency / shards.chips,
         j_per_tok=joules,
     )
-
-
-def _simpson(three: list[float]) -> float:
-    return (three[0] + 4 * three[1] + three[2]) / 6

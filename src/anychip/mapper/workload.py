@@ -9,7 +9,7 @@ from anychip.core import Facts, UsageError
 
 @dataclass(frozen=True)
 class Workload:
-    """`batch` sequences in flight, each a prompt of `prompt` tokens and `generate` tokens of answer.
+    """`batch` sequences in flight, each with `prompt` tokens of prompt and `generate` of answer.
 
     Raises UsageError for a number below 1.
     """

@@ -1,8 +1,9 @@
 """Time of a step on a Machine: the roofline of every kernel plus what no kernel hides.
 
-Williams, Waterman and Patterson, "Roofline", CACM 2009: a kernel takes the longest of its matrix
-arithmetic, its vector arithmetic, and its bytes at each memory level, each at the rate programs
-reach. Overheads are added: `per_kernel_s` a kernel, `per_layer_s` a layer, `per_step_s` a step,
+Williams, Waterman and Patterson, "Roofline", CACM 2009: a kernel takes at least the longest of
+its matrix arithmetic, its vector arithmetic, and its bytes at each memory level, each at the rate
+programs reach. What is shorter hides behind it only as far as the family overlaps work
+(family.py). Overheads are added: `per_kernel_s` a kernel, `per_layer_s` a layer, `per_step_s` a step,
 collectives after kernels that need them, and one hop between pipeline stages. Nothing is scheduled:
 kernels do not overlap one another.
 """
@@ -75,7 +76,9 @@ def step_cost(
     ) / machine.vector_flops_per_s
     memory = _memory_s(part, placement, machine)
     link_s, link_bytes = _link(table, machine, shards)
-    kernel = np.maximum(np.maximum(compute, vector), memory) + machine.per_kernel_s + link_s
+    longest = np.maximum(np.maximum(compute, vector), memory)
+    exposed = (1.0 - machine.overlap) * (compute + vector + memory - longest)
+    kernel = longest + exposed + machine.per_kernel_s + link_s
     busy = float(kernel @ table.counts) + machine.per_layer_s * table.layers
     hops = _hops(table, machine, shards)
     stage = busy / max(table.layers, 1) * -(-max(table.layers, 1) // shards.pipeline)
@@ -100,8 +103,12 @@ def step_cost(
 
 def kernel_ways(table: Table, machine: Machine) -> list[Way]:
     """How the chip does each kernel's matmul."""
-    rates = machine.matmul_flops_per_s
-    return [way(kernel.formats, rates, kernel.stored) for kernel in table.kernels]
+    rates, known = machine.matmul_flops_per_s, dict[tuple[tuple[str, ...], str], Way]()
+    for kernel in table.kernels:
+        asked = (kernel.formats, kernel.stored)
+        if asked not in known:
+            known[asked] = way(*asked[:1], rates, asked[1])
+    return [known[kernel.formats, kernel.stored] for kernel in table.kernels]
 
 
 def _seconds_per_flop(one: Way, machine: Machine) -> float:
@@ -134,8 +141,8 @@ def _between(machine: Machine, chips: int) -> Link:
     link = machine.link if chips <= machine.scale_up_count else machine.scale_out or machine.link
     if link is None:
         raise UsageError(
-            f"{machine.name} has no link between chips in its spec, so {chips} of them cannot share "
-            "a model; add a [link] table to the chip or to its system"
+            f"{machine.name} has no link between chips in its spec, so {chips} of them cannot "
+            "share a model; add a [link] table to the chip or to its system"
         )
     return link
 
@@ -153,7 +160,7 @@ def _link(table: Table, machine: Machine, shards: Shards) -> tuple[np.ndarray, f
         spread = all_reduce_s(reduce, shards.tensor, link)
         if kernel.experts and shards.expert > 1 and reduce:
             # Rows go to their experts and come back; the tokens' sums are then gathered again.
-            rows = all_to_all_s(reduce / shards.tensor, shards.tensor, link)
+            rows = all_to_all_s(reduce * kernel.active / shards.tensor, shards.tensor, link)
             spread = min(spread, 2 * rows + all_gather_s(reduce, shards.tensor, link))
         seconds[index] = spread + all_gather_s(gather, shards.tensor, link)
         once = 2 * reduce + gather

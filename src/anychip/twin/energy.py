@@ -40,7 +40,7 @@ def step_joules(
 
 
 def _dynamic_j(table: Table, machine: Machine, cost: StepCost) -> float | None:
-    """Dynamic joules of one step over all chips of the copy, None when the spec has no such constants."""
+    """Dynamic joules of one step over all chips, None when the spec has no such constants."""
     level = machine.levels[cost.placement.level]
     if machine.mac_j is None or level.j_per_byte is None:
         return None
@@ -59,8 +59,8 @@ def _dynamic_j(table: Table, machine: Machine, cost: StepCost) -> float | None:
 
 
 def _mac_weights(table: Table, machine: Machine) -> np.ndarray:
-    """Energy of each kernel's multiply-add over `mac_j`, which is for bf16, or where the chip has no
-    bf16 for its fastest format. A unit at full power does twice the rate at half the energy each."""
+    """Energy of each kernel's multiply-add over `mac_j`, which is for bf16 or, on a chip without
+    it, for the fastest format: at full power, twice the rate is half the energy of each."""
     peaks = machine.peak_flops_per_s
     base = peaks.get("bf16") or max(peaks.values(), default=1.0)
     ways = kernel_ways(table, machine)
@@ -68,6 +68,6 @@ def _mac_weights(table: Table, machine: Machine) -> np.ndarray:
 
 
 def _busy(table: Table, cost: StepCost, seconds: float) -> float:
-    """The share of the time that the busiest of matrix unit and memory works, on an average chip."""
+    """The share of the time in which an average chip's matrix unit or memory works."""
     longest = float(np.maximum(cost.compute_s, cost.memory_s) @ table.counts)
     return min(1.0, longest / cost.shards.pipeline / seconds)

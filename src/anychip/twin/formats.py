@@ -1,4 +1,4 @@
-"""Which of a chip's number formats does a matmul the model asks for, and what it costs if none does.
+"""Which of a chip's number formats does a matmul, and what it costs where none is made for it.
 
 A format the matrix unit has is native. Otherwise the nearest one that can hold the same numbers is
 used ("emulated"), at last the vector unit in f32. A format that would lose bits is never chosen.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Way:
-    """How a matmul is done: in `format`, at `slowdown` times that format's cost; `why` if emulated."""
+    """How a matmul is done: in `format`, at `slowdown` times its cost; `why` if emulated."""
 
     format: str
     slowdown: float = 1.0
@@ -55,7 +55,7 @@ f16 (Ootomo and Yokota, IJHPCA 2022)."""
 
 
 def way(formats: tuple[str, ...], rates: Mapping[str, float], stored: str = "") -> Way:
-    """How a unit with these formats (name → FLOP/s) does a matmul that accepts `formats`, best first.
+    """How a unit with these rates (format → FLOP/s) does a matmul that accepts `formats`.
 
     Weights that are `stored` in another format than the multiply's are unpacked first.
     """

@@ -1,4 +1,4 @@
-"""From facts with ranges to an Estimate: one-at-a-time sensitivities, summed as squares of logarithms.
+"""From facts with ranges to an Estimate: one-at-a-time sensitivities in logarithms.
 
 Every fact is set to its low and its high end with the others at their values; the logarithms of
 what the result moves by, up and down, add up as independent errors do (root of the sum of squares;
@@ -14,26 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from anychip.core import Estimate, Fact
+from anychip.twin.family import FAMILIES
 
 Values = Mapping[str, float | None]
 """Results by name; None is "the spec does not tell"."""
 
 ASSUMED_SPREAD = {"high": 0.0, "medium": 0.05, "low": 0.20}
-"""Relative range of a fact that states none, by its confidence. An assumption, not a measurement."""
-
-CLOSED_FORM_ERROR: Mapping[str, float] = {
-    "simt": 0.35,
-    "systolic": 0.35,
-    "lpu": 0.35,
-    "wafer": 0.45,
-    "dimc": 0.55,
-    "chiplet": 0.35,
-    "dataflow": 0.35,
-    "mesh": 0.55,
-    "soc": 0.35,
-    "cpu": 0.45,
-}
-"""Half-width, as a natural logarithm, that holds eight of ten published figures of the family."""
+"""Relative range of a fact that states none, by its confidence. Assumed, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +58,11 @@ class Spread:
 
 def own_error(family: str, names: Iterable[str]) -> dict[str, float]:
     """The closed form's own half-width (a logarithm) for each result of a chip of this family."""
-    return dict.fromkeys(names, CLOSED_FORM_ERROR[family])
+    model = FAMILIES[family]
+    return {
+        name: model.prefill_error if name.startswith("ttft") else model.decode_error
+        for name in names
+    }
 
 
 def spreads(

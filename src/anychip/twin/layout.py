@@ -14,13 +14,12 @@ from typing import Literal
 from anychip.ops.attributes import DotDims, RaggedDotDims
 from anychip.ops.view import OpView
 
-
 NOBODY: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`features`: the last axis is split as the matmuls in `sources` left it. `heads`: another axis is."""
+    """`features`: the last axis is split, as the matmuls in `sources` left it. `heads`: another."""
 
     kind: Literal["whole", "features", "heads"] = "whole"
     sources: frozenset[int] = NOBODY
@@ -46,13 +45,21 @@ def reshaped(op: OpView, layout: Layout) -> Layout:
     """A reshape or transpose that changes the last axis turns features into heads."""
     if layout.kind != "features" or not op.outputs[0].shape or not op.inputs[0].shape:
         return layout
-    if op.outputs[0].shape[-1] == op.inputs[0].shape[-1]:
+    same = op.outputs[0].shape[-1] == op.inputs[0].shape[-1]
+    if same and op.name != "stablehlo.transpose":
+        return layout
+    if op.name == "stablehlo.transpose" and _keeps_last(op):
         return layout
     return Layout("heads", layout.sources)
 
 
+def _keeps_last(op: OpView) -> bool:
+    order = op.attributes["permutation"]
+    return tuple(order)[-1] == len(op.inputs[0].shape) - 1
+
+
 def keeps_heads(op: OpView, value: int) -> bool:
-    """Whether a matmul with a weight leaves the split axis of operand `value` alone (a batch axis)."""
+    """Whether a weight matmul leaves the split axis of operand `value` alone (a batch axis)."""
     dims = op.attributes.get("dot_dimension_numbers")
     if isinstance(dims, RaggedDotDims):
         dims = dims.dot

@@ -2,12 +2,14 @@
 
 The rule, in order:
 1. A composite is one kernel; so is every matmul, reduction, sort, lookup and other op that is not
-   elementwise. Composites made of elementwise ops only (SwiGLU, rotary embedding) count as elementwise.
+   elementwise. Composites of elementwise ops only (SwiGLU, rotary embedding) count as elementwise.
 2. An elementwise or placing op joins the last kernel that made one of its operands; with no such
-   kernel it is done by whoever reads its result (so weights are unpacked by the matmul that eats them).
+   kernel it is done by whoever reads its result (a matmul unpacks the weights it eats).
 3. Weight matmuls of one value are one kernel (Q, K and V; gate and up).
-4. Values inside a kernel cost nothing; values between kernels are written once and read by each reader.
-5. A function with at least two matmuls that is called more than once is lowered once per kind of operand.
+4. Values inside a kernel cost nothing; those between kernels are written once and read by each
+   reader.
+5. A function with two matmuls or more that is called more than once is lowered once for each kind
+   of operands.
 Nothing here knows a chip.
 """
 
@@ -32,6 +34,7 @@ from anychip.twin.reading import (
     LOOKUPS,
     RENAMES,
     SLICES,
+    TURNS,
     Matmul,
     Reader,
     attributes,
@@ -78,7 +81,7 @@ def lower(module: Module) -> Lowered:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A value while lowering: what reading it costs, which kernel makes it, what is still to be done.
+    """A value while lowering: what reading it costs, which kernel makes it, what is yet to do.
 
     `reads` maps the arrays behind it to (kind, bytes). `pending` are ops nobody has done yet.
     """
@@ -164,7 +167,7 @@ class _Group:
 
 
 class _Lowering:
-    """What all frames of one module share: the op reader, finished blocks, functions done before."""
+    """What all frames of a module share: the op reader, finished blocks, functions done."""
 
     def __init__(self, read: Program):
         self.program = read
@@ -179,7 +182,7 @@ class _Lowering:
         self._done: dict[Hashable, tuple[Schedule, list[Held | int]]] = {}
 
     def function(self, name: str, operands: Sequence[Held]) -> tuple[Schedule, list[Held | int]]:
-        """A repeated function's schedule and results; an int stands for that operand handed back."""
+        """A repeated function's schedule and results; an int is that operand handed back."""
         key = (name, tuple(one.like for one in operands))
         if key not in self._done:
             block = self.program.function(name)
@@ -322,7 +325,7 @@ class _Frame:
 
     def _fuse(self, op: OpView, held: list[Held], origin: Origin) -> list[Held]:
         layout = joined([h.layout for h in held])
-        if len(op.outputs) == 1 and len(held) == 1:
+        if op.name in TURNS:
             layout = reshaped(op, layout)
         group = self._nearest(held)
         if group is not None:
@@ -337,7 +340,7 @@ class _Frame:
             reads |= one.reads
         kinds = {kind for kind, _ in reads.values()}
         order: tuple[Kind, ...] = ("activation", "state", "weight")
-        kind = next((k for k in order if k in kinds), "constant")
+        kind: Kind = next((k for k in order if k in kinds), "constant")
         if op.name in SLICES and reads:
             size = min(float(op.outputs[0].nbytes), sum(size for _, size in reads.values()))
             reads = {op.results[0]: (kind, size)}
@@ -375,7 +378,9 @@ class _Frame:
         if reduces:
             # Partial sums travel in the activations' type, whatever they are accumulated in.
             each = dtype(op.inputs[0].dtype if op.name not in LOOKUPS else op.outputs[0].dtype)
-            group.reduce_bytes += op.outputs[0].size * each.bits / 8
+            size = op.outputs[0].size * each.bits / 8
+            # Rows of a token's experts are added up before they travel.
+            group.reduce_bytes += size / (group.matmul.active if group.matmul else 1)
         return made
 
     def _sibling(self, op: OpView, held: list[Held], split: bool, origin: Origin) -> _Group | None:
@@ -383,9 +388,10 @@ class _Frame:
         if not self._reader.is_matmul(op) or not any(h.kind == "weight" for h in held):
             return None
         values = [h for h in held if h.kind == "activation"]
-        if len(values) != 1 or values[0].pending:
+        if not values or any(held.pending for held in values):
             return None
-        key = (self._segment, split, tuple(values[0].reads), self._reader.matmul(op).formats)
+        reads = tuple(key for held in values for key in held.reads)
+        key = (self._segment, split, reads, self._reader.matmul(op).formats)
         group = self._siblings.get(key)
         if group is None:
             group = self._siblings[key] = self._new(op, origin)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,8 +23,8 @@ class Amounts:
     """The numbers of one kernel run once on one chip, before any sharding.
 
     `flops` are those of the matrix unit (2 per multiply-add), `vector_flops` all others;
-    `unpack_flops` are vector operations that turn stored weights into numbers the matrix unit takes,
-    needed only where it does not take them as stored.
+    `unpack_flops` are vector operations that turn stored weights into numbers for the matrix
+    unit, needed only where it does not take them as stored.
     `weight_bytes` are read from where weights live, for an expert kernel those of all experts;
     `state_*` is the KV cache; `read_bytes` and `written_bytes` are activations that cross the
     kernel's border. `reduce_bytes` must be all-reduced after the kernel when its weights are split
@@ -49,11 +50,11 @@ AMOUNTS = tuple(f.name for f in fields(Amounts))
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One launch. `formats` are the matrix unit's formats that do it exactly, best first.
-
-    `stored` is the format its weights lie in where that is not the multiply's. `is_split` says whether tensor parallelism divides it (otherwise every chip repeats it);
-    `state_splits` is how many ways its state can be divided (KV heads); `experts` is the number
-    of experts its weights hold (0: dense) and `active` how many of them a token takes. `ops` lists the ops inside, with repeats.
+    """One launch. `formats` are the matrix unit's formats that do it exactly, best first; `stored`
+    is the format its weights lie in where that may be another. `is_split` says whether tensor
+    parallelism divides it (otherwise every chip repeats it); `state_splits` is how many ways its
+    state can be divided (KV heads). `experts` is the number of experts its weights hold (0: dense),
+    `active` how many of them a token takes. `ops` lists the ops inside, with repeats.
     """
 
     name: str
@@ -99,8 +100,19 @@ class Lowered:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Traits:
+    """Properties of kernels, one entry a kernel; see Kernel."""
+
+    is_split: np.ndarray
+    state_splits: np.ndarray
+    is_grouped: np.ndarray
+    experts: np.ndarray
+    active: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
-    """A Lowered as columns. `numbers[name]` has one entry a kernel; `counts` says how often it runs."""
+    """A Lowered as columns: `numbers[name]` has one entry a kernel, `counts` its runs."""
 
     kernels: tuple[Kernel, ...]
     counts: np.ndarray
@@ -126,6 +138,18 @@ class Table:
             replicated_weight_bytes=lowered.replicated_weight_bytes,
         )
 
+    @cached_property
+    def traits(self) -> Traits:
+        """What of the kernels does not scale, as arrays."""
+        each = self.kernels
+        return Traits(
+            is_split=np.array([k.is_split for k in each], bool),
+            state_splits=np.array([k.state_splits for k in each], float),
+            is_grouped=np.array([k.experts > 0 for k in each], bool),
+            experts=np.array([max(k.experts, 1) for k in each], float),
+            active=np.array([k.active for k in each], float),
+        )
+
     def total(self, name: str) -> float:
         """The sum of one amount over all runs of all kernels."""
         return float(self.numbers[name] @ self.counts)
@@ -137,8 +161,19 @@ class Table:
             for a, b in zip(self.kernels, other.kernels, strict=True)
         )
 
+    def grown(self, start: Table, end: Table, times: float) -> Table:
+        """This Table with `times` what `end` has more than `start`."""
+        return replace(
+            self,
+            numbers={
+                name: mine + (end.numbers[name] - start.numbers[name]) * times
+                for name, mine in self.numbers.items()
+            },
+            state_bytes=self.state_bytes + (end.state_bytes - start.state_bytes) * times,
+        )
+
     def blend(self, other: Table, share: float) -> Table:
-        """The Table `share` of the way from this one to `other` (0 is this one; beyond 1 is allowed).
+        """The Table `share` of the way from this one to `other` (0 is this one; 2 is as far again).
 
         Exact where every amount is affine between the two, as in batch or in context.
         """

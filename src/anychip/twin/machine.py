@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from anychip.core import ChipSpec, Fact, LinkSpec, SystemSpec
+from anychip.twin.family import FAMILIES
+
+OVERLAP = "family.overlap"
+"""The key of a family's overlap among facts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,7 @@ class Machine:
 
     name: str
     family: str
+    overlap: float
     matmul_flops_per_s: Mapping[str, float]
     peak_flops_per_s: Mapping[str, float]
     vector_flops_per_s: float
@@ -62,7 +67,7 @@ class Machine:
 
 def facts_of(spec: ChipSpec, system: SystemSpec | None = None) -> dict[str, Fact]:
     """Every Fact that a Machine is made of, by key; those of the system start with `system.`."""
-    own = dict(spec.facts())
+    own = {**dict(spec.facts()), OVERLAP: FAMILIES[spec.family].overlap}
     if system is not None:
         for name in ("link", "scale_out"):
             link: LinkSpec | None = getattr(system, name)
@@ -114,6 +119,7 @@ def machine(
     return Machine(
         name=spec.name,
         family=spec.family,
+        overlap=number(OVERLAP, FAMILIES[spec.family].overlap),
         matmul_flops_per_s={name: peak * matmul for name, peak in peaks.items()},
         peak_flops_per_s=peaks,
         vector_flops_per_s=number("vector_flops_per_s", spec.vector_flops_per_s),

@@ -1,4 +1,4 @@
-"""Facts about single ops that lowering needs: can it fuse, what does it compute, in which format."""
+"""Facts about single ops that lowering needs: can it fuse, what does it compute, in what format."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anychip.core import dtype
+from anychip.core.blocks import BLOCK_FORMATS
 from anychip.ops.attributes import RaggedDotDims
 from anychip.ops.table import OPS
 from anychip.ops.view import Block, OpView, Program
@@ -41,19 +42,25 @@ MOVES = frozenset(
 RENAMES = frozenset({"stablehlo.reshape", "stablehlo.bitcast_convert"})
 """Ops after which the same bytes lie in the same places."""
 
+TURNS = RENAMES | {"stablehlo.transpose"}
+"""Ops after which another axis may be the last."""
+
 SLICES = frozenset({"stablehlo.slice", "stablehlo.dynamic_slice"})
 LOOKUPS = frozenset({"stablehlo.gather", "stablehlo.dynamic_gather"})
 BRANCHES = frozenset({"stablehlo.if", "stablehlo.case"})
 CACHE_UPDATE = "anychip.cache_update"
 
-UNPACK_FLOPS = 2
-"""Vector operations to turn one stored weight into a number: a conversion and a multiply by a scale."""
+UNPACK_FLOPS = {True: 8, False: 4}
+"""Vector operations, in f32 FLOPs of equal time, to turn one stored weight into a number; True for
+weights under eight bits. A conversion, a bit operation and a multiply-add each take the slot of a
+multiply-add, 2 FLOPs (NVIDIA, "CUDA C++ Programming Guide", arithmetic throughput, 8.0): convert
+and scale 4; mask and shift 4 more."""
 
 
 @dataclass(frozen=True)
 class Matmul:
-    """How a matmul is asked for: formats that do it exactly (best first), the weights' stored format,
-    and for a grouped one its experts, rows, and experts a row's token takes."""
+    """How a matmul is asked for: formats that do it exactly (best first), the weights' stored
+    format, and for a grouped one its experts, rows, and experts a row's token takes."""
 
     formats: tuple[str, ...]
     stored: str = ""
@@ -109,7 +116,7 @@ class Reader:
         return matrix, other
 
     def is_fusible(self, op: OpView) -> bool:
-        """Whether the op's neighbours can do it on the way: elementwise, or only placing elements."""
+        """Whether neighbours can do the op on the way: it is elementwise, or places elements."""
         if op.callee is not None:
             if op.callee not in self._fusible:
                 ops = self.program.function(op.callee).ops
@@ -165,13 +172,19 @@ class Reader:
         unpack = 0.0
         if stored:
             each = op.inputs[0].sizes[-1] * op.outputs[0].sizes[-1]
-            unpack = float(UNPACK_FLOPS * each * max(experts, 1))
+            unpack = float(UNPACK_FLOPS[_is_narrow(stored)] * each * max(experts, 1))
         return Matmul((first, x) if first else (x,), stored, experts, rows, active, unpack)
 
     def inside(self, function: str) -> list[OpView]:
         """Every op of a function and of those it calls, regions left out."""
         ops = list(self.program.function(function).ops)
         return ops + [o for op in ops if op.callee is not None for o in self.inside(op.callee)]
+
+
+def _is_narrow(name: str) -> bool:
+    if name in BLOCK_FORMATS:
+        return BLOCK_FORMATS[name].bits_per_element < 8
+    return dtype(name).bits < 8
 
 
 def _experts(op: OpView, given: Mapping[str, Any]) -> tuple[int, int, int]:

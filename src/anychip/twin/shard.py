@@ -32,8 +32,8 @@ class Shards:
     def __post_init__(self) -> None:
         if min(self.tensor, self.pipeline, self.expert) < 1 or self.tensor % self.expert:
             raise UsageError(
-                f"shards must be at least 1 and expert must divide tensor, got tensor={self.tensor} "
-                f"pipeline={self.pipeline} expert={self.expert}"
+                f"shards must be at least 1 and expert must divide tensor, got "
+                f"tensor={self.tensor} pipeline={self.pipeline} expert={self.expert}"
             )
 
     @property
@@ -63,7 +63,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Which memory level holds weights and state, how full it is, and by how much it fails to fit."""
+    """Which memory level holds weights and state, what they take, and what there is."""
 
     level: int
     share: Share
@@ -80,7 +80,7 @@ def share(table: Table, shards: Shards) -> Share:
     stage = 1.0 if shards.pipeline == 1 else -(-layers // shards.pipeline) / layers
     stage = max(stage, 1.0 / shards.pipeline)
     divided = table.weight_bytes - table.replicated_weight_bytes
-    splits = max((k.state_splits for k in table.kernels), default=1)
+    splits = table.traits.state_splits.max(initial=1.0)
     state = table.state_bytes / min(shards.tensor, splits)
     widest = table.numbers["read_bytes"] + table.numbers["written_bytes"]
     return Share(
@@ -91,7 +91,7 @@ def share(table: Table, shards: Shards) -> Share:
 
 
 def place(part: Share, machine: Machine) -> Placement:
-    """The nearest memory level that holds weights and has room, else the largest that may hold them."""
+    """The nearest memory level that may hold weights and has room, else the largest that may."""
     levels = [i for i, level in enumerate(machine.levels) if "weights" in level.holds]
     placements = [
         Placement(level=i, share=part, capacity_bytes=_usable(machine.levels[i]))
@@ -105,8 +105,8 @@ def _usable(level: Level) -> float:
 
 
 def shardings(chips: int, layers: int, *, experts: int = 0) -> Iterator[Shards]:
-    """Every division of `chips` worth trying: tensor x pipeline, no more stages than layers, and for
-    a mixture of experts those with whole experts a group."""
+    """Every division of `chips` worth trying: tensor x pipeline, no more stages than layers, and
+    for a mixture of experts those with whole experts a group."""
     for pipeline in range(1, min(chips, max(layers, 1)) + 1):
         if chips % pipeline:
             continue
@@ -134,10 +134,9 @@ def portion(table: Table, shards: Shards) -> Portion:
     """The busiest chip's part of every kernel. Of a mixture's experts only those that some token is
     expected to choose are read."""
     number = table.numbers
-    split = np.array([k.is_split for k in table.kernels])
-    ways = np.where(split, shards.tensor, 1)
-    splits = np.array([k.state_splits for k in table.kernels])
-    state_ways = np.where(split, np.minimum(splits, shards.tensor), 1)
+    traits = table.traits
+    ways = np.where(traits.is_split, shards.tensor, 1)
+    state_ways = np.where(traits.is_split, np.minimum(traits.state_splits, shards.tensor), 1)
     busiest, read = _expert_load(table, shards)
     transcendental = number["transcendentals"] * TRANSCENDENTAL_FLOPS
     return Portion(
@@ -156,14 +155,15 @@ throughput, compute capability 9.0: 16 special functions a cycle beside 256 f32 
 
 
 def _expert_load(table: Table, shards: Shards) -> tuple[np.ndarray, np.ndarray]:
-    """For each kernel: rows of the busiest chip over the mean, and the share of its weights it reads.
+    """For each kernel: the busiest chip's rows over the mean, and the share of weights it reads.
 
     A token misses a given expert of E with probability 1 - k/E, so T tokens touch
     E (1 - (1 - k/E)^T) of them; expert parallelism divides those, but not below one a chip.
     """
-    experts = np.array([max(k.experts, 1) for k in table.kernels], float)
-    active = np.array([k.active for k in table.kernels], float)
-    grouped = np.array([k.experts > 0 for k in table.kernels])
+    experts, active = table.traits.experts, table.traits.active
+    grouped = table.traits.is_grouped
+    if not grouped.any():
+        return np.ones(len(grouped)), np.ones(len(grouped))
     tokens = table.numbers["rows"] / active
     held = experts / shards.expert
     miss = np.clip(1.0 - active / experts, 1e-300, 1.0)

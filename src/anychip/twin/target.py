@@ -94,9 +94,9 @@ class TwinExecutable:
     def run(self, *inputs: Any) -> Sequence[Any]:
         """Always raises UnsupportedError: this version computes no numbers."""
         raise UnsupportedError(
-            f"{self.target} cannot run {self.lowered.name}: {TOOLCHAIN} predicts time and energy and "
-            "does not compute numbers. Use .trace() for the prediction, or a target that runs, such "
-            "as cpu:xla."
+            f"{self.target} cannot run {self.lowered.name}: {TOOLCHAIN} predicts time and energy "
+            "and does not compute numbers. Use .trace() for the prediction, or a target that "
+            "runs, such as cpu:xla."
         )
 
     def trace(self, *inputs: Any) -> Trace:
