@@ -42,6 +42,7 @@ _WRAPPER = re.compile(
     r"^(jit|vmap|jvp|transpose|pjit|checkpoint|shard_map|closed_call|(Stateful)?PartitionedCall)"
     r"(\(.*\))?$"
 )
+_CONTROL = re.compile(r"(?<![^/])(?:cond/branch_\d+_fun|while/(?:body|cond))/")  # JAX's own names
 _OURS = ("/anychip/frontends/", "/anychip/ops/", "/jax/", "/site-packages/", "dummy_file_name")
 
 
@@ -58,7 +59,7 @@ def parse(location: str, sources: tuple[str, ...] = ()) -> Origin:
     layers: list[str] = []
     source = ""
     if match and not _FILE.match(location[4:]):
-        for part in match[1].split("/")[:-1]:  # the last part is the primitive's name
+        for part in _CONTROL.sub("", match[1]).split("/")[:-1]:  # the last part is the primitive's name
             name, mark, index = part.rpartition("#")
             if mark and index.isdigit():
                 if int(index) < len(sources):

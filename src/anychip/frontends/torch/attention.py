@@ -118,10 +118,9 @@ def flex_attention(
     wide = accumulator(query.dtype)
     scores = jnp.einsum("bhqd,bhkd->bhqk", query.astype(wide), key.astype(wide)) * scale
     places = [lax.iota(jnp.int32, n) for n in (b, h, q, key.shape[2])]
-    each_place = lambda fn, axes: _over_places(fn, axes)  # noqa: E731
-    bias = each_place(lambda s, *at: score_mod(s, *at, *score_mod_other_buffers), 1)
+    bias = _over_places(lambda s, *at: score_mod(s, *at, *score_mod_other_buffers)[0], 1)
     scores = bias(scores, *places)
-    allowed = each_place(lambda *at: block_mask[-1](*at, *mask_mod_other_buffers), 0)(*places)
+    allowed = _over_places(lambda *at: block_mask[-1](*at, *mask_mod_other_buffers)[0], 0)(*places)
     scores = where(allowed, scores, filled(scores, -jnp.inf))
     peak = jnp.max(scores, -1, keepdims=True)
     weights = jnp.exp(scores - where(peak == -jnp.inf, filled(peak, 0), peak))

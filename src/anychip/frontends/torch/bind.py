@@ -70,9 +70,12 @@ def bind(program: ExportedProgram, names: Mapping[str, str], source: str) -> Bin
     user_inputs: list[int | None] = []
     inputs: list[str] = []  # placeholder names of user inputs, in order
     taken = {s.target for s in signature.input_specs if s.target}
+    first_name: dict[Any, str] = {}  # torch.export keeps the last of the names of a tied weight
+    for held, tensor in program.state_dict.items():
+        first_name.setdefault(_memory(tensor), held)
     for node, spec in zip(placeholders, signature.input_specs, strict=True):
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
-            tensor = _stored(program, spec)
+            tensor, own = _stored(program, spec), spec.target
             if spec.target not in changed:
                 if not node.users:
                     feed.append(None)  # a weight nothing reads is no argument
@@ -86,11 +89,11 @@ def bind(program: ExportedProgram, names: Mapping[str, str], source: str) -> Bin
                     continue
                 if memory is not None:
                     by_memory[memory] = len(arguments)
-            role = "state" if spec.target in changed else "weight"
-            shape = tuple(tensor.shape)
+                    own = first_name.get(memory, spec.target)
             feed.append(Slot(len(arguments)))
-            arguments.append(Argument(spec.target, shape, element_name(tensor.dtype), role))
-            weights.append(weight_of(spec.target, tensor, source))
+            role = "state" if spec.target in changed else "weight"
+            arguments.append(Argument(own, tuple(tensor.shape), element_name(tensor.dtype), role))
+            weights.append(weight_of(own, tensor, source))
         elif spec.kind is InputKind.USER_INPUT:
             inputs.append(node.name)
             if isinstance(spec.arg, ConstantArgument):
@@ -128,9 +131,11 @@ def _is_small(tensor: torch.Tensor) -> bool:
 
 
 def _memory(tensor: torch.Tensor) -> Any:
-    """Equal for tensors that are one view of one memory; None where there is no memory."""
-    if tensor.is_meta or not tensor.numel():
+    """Equal for tensors that are one view of one memory; None for empty ones."""
+    if not tensor.numel():
         return None
+    if tensor.is_meta:
+        return id(tensor)
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from anychip.core.errors import InputError, UnsupportedError, UsageError
+from anychip.core.errors import InputError, UnsupportedError
 from anychip.core.origin import Origin
 from anychip.core.target import OpCoverage
 from anychip.frontends.torch.table import table
@@ -74,14 +74,12 @@ def _from_script(
 ) -> ExportedProgram:
     from torch._export.converter import TS2EPConverter
 
-    if dynamic_shapes is not None:
-        raise UsageError(
-            "a TorchScript module is captured at fixed sizes; pass the original nn.Module for "
-            "dynamic_shapes"
-        )
     try:
         with torch.no_grad(), _quiet():
-            return TS2EPConverter(model, args, dict(kwargs) or None).convert()
+            converted = TS2EPConverter(model, args, dict(kwargs) or None).convert()
+            return torch.export.export(
+                converted.module(), args, dict(kwargs), dynamic_shapes=dynamic_shapes
+            )
     except Exception as error:  # the converter raises whatever it meets
         raise UnsupportedError(
             f"this TorchScript module cannot be re-exported ({_first_line(error)}). TorchScript is "

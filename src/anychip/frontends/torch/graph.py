@@ -168,7 +168,7 @@ def origin_of(node: fx.Node) -> Origin:
     for path, _kind in stack.values():
         layer = _clean(path) or layer
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    own = [f"{file}:{line}" for file, line in frames if not file.startswith(_TORCH)]
+    own = [f"{f}:{n}" for f, n in frames if not f.startswith((_TORCH, "<eval_with_key>"))]
     return Origin(layer, own[-1] if own else "")
 
 

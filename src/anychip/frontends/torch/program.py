@@ -84,7 +84,7 @@ def lower(
     if isinstance(model, ExportedProgram):
         if dynamic_shapes is not None or strict is not None:
             raise UsageError("an exported program has its shapes; export it with dynamic_shapes")
-        return _lowered(model, name or "program", {}, source, seed)
+        return lower_program(model, name or "program", source=source, seed=seed)
     args, kwargs = arguments_of(example_inputs, example_kwargs)
     if not args and not kwargs:
         raise UsageError(
@@ -93,7 +93,7 @@ def lower(
         )
     program = export.capture(model, args, kwargs, dynamic_shapes, strict)
     names = _symbol_names(program, args, kwargs, dynamic_shapes)
-    return _lowered(program, name or _name_of(model), names, source, seed)
+    return lower_program(program, name or _name_of(model), names=names, source=source, seed=seed)
 
 
 def need_torch() -> None:
@@ -120,9 +120,15 @@ def _name_of(model: Any) -> str:
     return getattr(model, "__name__", "") or type(model).__name__
 
 
-def _lowered(
-    program: Any, name: str, names: Mapping[str, str], source: str, seed: int | None
+def lower_program(
+    program: torch.export.ExportedProgram,
+    name: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    source: str = "",
+    seed: int | None = None,
 ) -> Lowered:
+    """An exported program as a Module. `names` gives torch's symbols the user's names."""
     from anychip.frontends.torch.bind import bind
     from anychip.frontends.torch.export import decomposed
     from anychip.frontends.torch.graph import Evaluation
@@ -133,7 +139,7 @@ def _lowered(
     rules = table()
     if rows := missing(program.graph_module, rules, seed):
         raise unsupported(rows)
-    names, guards = _symbols(program, names)
+    names, guards = _symbols(program, names or {})
     binding = bind(program, names, source)
     module = _traced(program.graph_module, binding, Evaluation(rules, seed), name, guards)
     return Lowered(module, binding, program.call_spec.in_spec, program.call_spec.out_spec)

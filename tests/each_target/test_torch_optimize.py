@@ -1,0 +1,154 @@
+"""optimize: a compiled model that behaves like the original."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from anychip.compilers.xla import XlaTarget
+from anychip.core import CompileOptions, Module, UsageError
+from anychip.frontends.torch import optimize
+
+
+class Counting:
+    """cpu:xla, counting its compiles."""
+
+    name, runs, toolchain = "cpu:xla", True, "xla"
+
+    def __init__(self):
+        self.compiled: list[Module] = []
+        self.inner = XlaTarget()
+
+    def compile(self, module: Module, options: CompileOptions):
+        self.compiled.append(module)
+        return self.inner.compile(module, options)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x, scale: float = 1.0):
+        self.calls += 1
+        y = self.drop(torch.relu(self.norm(self.conv(x))))
+        return {"mean": y.mean((2, 3)) * scale, "calls": self.calls * 1, "kind": "net"}
+
+
+@pytest.fixture
+def target() -> Counting:
+    return Counting()
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def twin(model: nn.Module) -> nn.Module:
+    other = type(model)().eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def test_tensors_in_tensors_out_and_buffers_move_on(target: Counting):
+    model = Net().eval()
+    original = twin(model)
+    compiled = optimize(model, target)
+    x = torch.randn(2, 3, 8, 8)
+    for _ in range(3):
+        got, wanted = compiled(x, scale=2.0), original(x, scale=2.0)
+        torch.testing.assert_close(got["mean"], wanted["mean"])
+        assert got["calls"] == wanted["calls"]
+        assert got["kind"] == "net"
+    assert int(model.calls) == 3
+    assert len(target.compiled) == 1
+
+
+def test_new_shapes_new_constants_and_new_weights_compile_again(target: Counting):
+    model = Net().eval()
+    compiled = optimize(model, target)
+    x = torch.randn(1, 3, 8, 8)
+    compiled(x)
+    compiled(x[:, :, :6])
+    compiled(x, scale=3.0)
+    assert len(target.compiled) == 3
+    compiled(x)
+    assert len(target.compiled) == 3
+    model.conv.weight.mul_(2)
+    torch.testing.assert_close(compiled(x)["mean"], twin(model)(x)["mean"])
+    assert len(target.compiled) == 4
+
+
+def test_the_cache_is_bounded(target: Counting):
+    compiled = optimize(Net().eval(), target, cache_size=1)
+    small, large = torch.randn(1, 3, 5, 5), torch.randn(1, 3, 6, 6)
+    for x in (small, large, small):
+        compiled(x)
+    assert len(target.compiled) == 3
+
+
+def test_eval_and_train_are_followed(target: Counting):
+    compiled = optimize(Net(), target)
+    assert compiled.eval() is compiled
+    assert not compiled.training
+    compiled(torch.randn(1, 3, 5, 5))
+    compiled.train()
+    with pytest.raises(Exception, match=r"\.eval\(\)"):
+        compiled(torch.randn(1, 3, 5, 5))
+
+
+def test_a_call_under_grad_warns(target: Counting):
+    layer = optimize(nn.Linear(2, 2), target)
+    with torch.enable_grad(), pytest.warns(UserWarning, match="without gradients"):
+        layer(torch.randn(1, 2))
+
+
+def test_dynamic_shapes_are_captured_once(target: Counting):
+    layer = nn.Linear(4, 3).eval()
+    batch = torch.export.Dim("batch", max=8)
+    compiled = optimize(layer, target, dynamic_shapes=({0: batch},))
+    for size in (2, 5, 2, 1):
+        x = torch.randn(size, 4)
+        torch.testing.assert_close(compiled(x), layer(x))
+    assert len(target.compiled) == 3
+    with pytest.raises(UsageError, match="batch <= 8"):
+        compiled(torch.randn(9, 4))
+    with pytest.raises(UsageError, match="fixed to 4"):
+        compiled(torch.randn(2, 5))
+
+
+def test_inputs_that_forward_changes_are_changed(target: Counting):
+    class Fill(nn.Module):
+        def forward(self, cache, x):
+            cache[1] = x
+            return cache.sum()
+
+    compiled = optimize(Fill(), target)
+    cache = torch.zeros(3, 2)
+    assert float(compiled(cache, torch.ones(2))) == 2
+    torch.testing.assert_close(cache, torch.tensor([[0.0, 0], [1, 1], [0, 0]]))
+
+
+def test_results_share_memory_with_the_targets_arrays(target: Counting):
+    compiled = optimize(nn.Identity(), target)
+    x = torch.arange(6.0).reshape(2, 3).t()  # not contiguous
+    got = compiled(x)
+    torch.testing.assert_close(got, x)
+    np.testing.assert_array_equal(got.numpy(), x.numpy())
+
+
+def test_a_target_that_only_compiles_is_refused():
+    class Absent(Counting):
+        name, runs = "far:away", False
+
+    with pytest.raises(UsageError, match="far:away compiles but does not run"):
+        optimize(nn.Identity(), Absent())
+    with pytest.raises(UsageError, match="at least 1"):
+        optimize(nn.Identity(), Counting(), cache_size=0)

@@ -1,0 +1,55 @@
+"""Builds a zoo entry: the model with its weights, and the inputs of each step it is run for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import zoo_weights
+
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model in eval mode and the keyword arguments of each step, in order."""
+
+    model: torch.nn.Module
+    steps: tuple[dict[str, Any], ...]
+    strict: bool | None = None
+    seed: int | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def build(entry: Entry) -> Built:
+    """The model an entry of zoo/*.toml names."""
+    builders = {"timm": _timm, "transformers": _transformers, "decode": _decode}
+    return builders[entry["source"]](entry)
+
+
+def _timm(entry: Entry) -> Built:
+    import timm
+
+    options = dict(entry.get("options", {}))
+    size = entry["size"]
+    torch.manual_seed(0)
+    model = timm.create_model(entry["name"], pretrained=False, **options).eval()
+    zoo_weights.fill(model)
+    image = torch.randn(entry.get("batch", 1), 3, size, size)
+    (parameter, *_) = inspect.signature(model.forward).parameters
+    return Built(model, ({parameter: image},))
+
+
+def _transformers(entry: Entry) -> Built:
+    import zoo_transformers
+
+    return zoo_transformers.build(entry)
+
+
+def _decode(entry: Entry) -> Built:
+    import zoo_transformers
+
+    return zoo_transformers.build_decode(entry)

@@ -1,0 +1,91 @@
+"""The stages after building: torch's own numbers, export, lower, compile, and compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_flatten
+from zoo_build import Built
+
+from anychip.core import CompileOptions, Executable
+from anychip.frontends.torch import export
+from anychip.frontends.torch.optimize import Program
+from anychip.frontends.torch.program import Lowered, lower_program
+from anychip.frontends.torch.tensors import to_numpy
+
+
+def reference(built: Built) -> list[list[np.ndarray]]:
+    """The tensors torch gives at each step, after making sure that they say something.
+
+    Buffers the model changes are put back afterwards.
+    """
+    kept = {n: b.clone() for n, b in built.model.named_buffers()}
+    out = []
+    with torch.no_grad():
+        for step in built.steps:
+            out.append([to_numpy(t).copy() for t in _tensors(built.model(**_copied(step)))])
+        for name, buffer in built.model.named_buffers():
+            if buffer.shape == kept[name].shape:  # else forward made another buffer
+                buffer.copy_(kept[name])
+    floats = [a for a in out[-1] if a.dtype.kind == "f" and a.size > 1]
+    if not any(np.isfinite(a).all() and a.std() > 1e-6 for a in floats):
+        raise ValueError("torch's own outputs are degenerate: constant, or not finite")
+    return out
+
+
+def _copied(step: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in step.items()}
+
+
+def _tensors(output: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, torch.Tensor)]
+
+
+def export_program(built: Built) -> Any:
+    return export.capture(built.model, (), built.steps[0], None, built.strict)
+
+
+def lower(program: Any, built: Built) -> Lowered:
+    return lower_program(program, type(built.model).__name__, seed=built.seed)
+
+
+def compile_for(target: str, lowered: Lowered) -> Executable:
+    from anychip.compilers.xla import XlaTarget
+
+    assert target == "cpu:xla"
+    return XlaTarget().compile(lowered.module, CompileOptions(timeout_s=600))
+
+
+def compare(
+    built: Built, executable: Executable, lowered: Lowered, expected: list[list[np.ndarray]]
+) -> float:
+    """The largest max |Δ| / max |reference| over the outputs of all steps."""
+    held = dict(built.model.named_buffers(remove_duplicate=False))
+    held |= dict(built.model.named_parameters(remove_duplicate=False))
+    program = Program(executable, lowered, held)
+    worst = 0.0
+    with torch.no_grad():
+        for step, wanted in zip(built.steps, expected, strict=True):
+            got = _tensors(program(tree_flatten(((), _copied(step)))[0]))
+            assert len(got) == len(wanted), f"{len(got)} outputs, torch has {len(wanted)}"
+            worst = max(worst, *(_error(to_numpy(g), w) for g, w in zip(got, wanted, strict=True)))
+    return worst
+
+
+def _error(got: np.ndarray, wanted: np.ndarray) -> float:
+    assert got.shape == wanted.shape, f"shape {got.shape}, torch has {wanted.shape}"
+    if wanted.dtype.kind in "biu":
+        return float((got != wanted).mean()) if wanted.size else 0.0
+    wide = np.complex128 if wanted.dtype.kind == "c" else np.float64
+    a, b = got.astype(wide), wanted.astype(wide)
+    finite = np.isfinite(b)
+    if not np.array_equal(np.isfinite(a), finite) or not np.array_equal(
+        np.nan_to_num(a[~finite]), np.nan_to_num(b[~finite])
+    ):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    largest = float(np.abs(b[finite]).max())
+    return float(np.abs(a[finite] - b[finite]).max()) / (largest or 1.0)
