@@ -20,7 +20,7 @@ SOURCES = ("model.py:10", "model.py:20")
         ('loc("a#b/add")', Origin("a#b", "")),
         ('loc("add")', Origin()),
         ('loc("vmap(jit(f))/transpose(jvp(g))/pjit/h/add")', Origin("h", "")),
-        ('loc("jit(f)/while/body/h#0/add")', Origin("while/body/h", "model.py:10")),
+        ('loc("jit(f)/while/body/h#0/add")', Origin("h", "model.py:10")),
         ('loc(fused["a#0/add", "b/mul"])', Origin("a", "model.py:10")),
         ("loc(unknown)", Origin()),
         ("", Origin()),
