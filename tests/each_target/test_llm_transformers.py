@@ -274,7 +274,8 @@ def tensor(family, state, name):
         mla = FAMILIES[family][1]["mla"]
         both = state[f"{at}self_attn.kv_b_proj.weight"]
         both = both.reshape(OURS["heads"], mla.nope_dim + mla.value_dim, mla.kv_rank)
-        return both[:, : mla.nope_dim] if short == "attn.k_up" else both[:, mla.nope_dim :]
+        keys, values = both[:, : mla.nope_dim], both[:, mla.nope_dim :]
+        return keys.swapaxes(1, 2) if short == "attn.k_up" else values
     return experts(family, state, at, short)
 
 

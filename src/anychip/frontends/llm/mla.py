@@ -68,7 +68,7 @@ def _latents(layer: Layer, x: Any, mla: MLA, positions: Any, inv_freq: Any) -> A
 
 
 def _up(layer: Layer, name: str, equation: str, x: Any) -> Any:
-    """x through the per-head up-projection `name` [heads, out, kv_rank], in x's type."""
+    """x through the per-head projection `name`, in x's type."""
     wide = multiplied_in(layer.precision)
     w = layer.dense(name).astype(wide)
     made = jnp.einsum(equation, x.astype(wide), w, preferred_element_type=jnp.float32)
@@ -76,7 +76,7 @@ def _up(layer: Layer, name: str, equation: str, x: Any) -> Any:
 
 
 def _absorbed(layer: Layer, mla: MLA, plain: Any, turned: Any, cache: Any, start: Any) -> Any:
-    folded = _up(layer, "attn.k_up", "bhqn,hnr->bhqr", plain)
+    folded = _up(layer, "attn.k_up", "bhqn,hrn->bhqr", plain)
     out = composites.latent_attention(
         *(lax.concatenate([folded, turned], 3), cache, start),
         rank=mla.kv_rank,
@@ -87,7 +87,7 @@ def _absorbed(layer: Layer, mla: MLA, plain: Any, turned: Any, cache: Any, start
 
 def _expanded(layer: Layer, mla: MLA, plain: Any, turned: Any, cache: Any, start: Any) -> Any:
     latent = cache[..., : mla.kv_rank].astype(plain.dtype)
-    key = _up(layer, "attn.k_up", "bsr,hnr->bhsn", latent)
+    key = _up(layer, "attn.k_up", "bsr,hrn->bhsn", latent)
     shared = cache[..., mla.kv_rank :].astype(plain.dtype)[:, None]
     shared = jnp.broadcast_to(shared, (*key.shape[:3], mla.rope_dim))
     return composites.cached_attention(

@@ -92,7 +92,7 @@ def weight_specs(
     - latent attention instead: `attn.q_down` [q_rank, hidden], `attn.q_down_norm` [q_rank] and
       `attn.q_up` [heads*(nope+rope), q_rank], or one `attn.q` when q_rank is 0; `attn.kv_down`
       [kv_rank+rope, hidden] (latent rows first), `attn.kv_norm` [kv_rank], `attn.k_up`
-      [heads, nope, kv_rank], `attn.v_up` [heads, value, kv_rank], `attn.o` [hidden, heads*value];
+      [heads, kv_rank, nope], `attn.v_up` [heads, value, kv_rank], `attn.o` [hidden, heads*value];
     - dense layers: `ffn.gate`, `ffn.up` [ffn, hidden], `ffn.down` [hidden, ffn];
     - MoE layers: `moe.router` [experts, hidden], `moe.router.bias` and `moe.router.correction`
       [experts]; `moe.gate`, `moe.up` [experts, ffn, hidden], `moe.down` [experts, hidden, ffn] and
@@ -188,7 +188,7 @@ def _latent_attention(c: TransformerConfig) -> Iterator[tuple[str, tuple[int, ..
         yield "attn.q", (width, c.hidden), "linear"
     yield "attn.kv_down", (mla.kv_rank + mla.rope_dim, c.hidden), "linear"
     yield "attn.kv_norm", (mla.kv_rank,), "norm"
-    yield "attn.k_up", (c.heads, mla.nope_dim, mla.kv_rank), "absorbed"
+    yield "attn.k_up", (c.heads, mla.kv_rank, mla.nope_dim), "absorbed"
     yield "attn.v_up", (c.heads, mla.value_dim, mla.kv_rank), "absorbed"
     yield "attn.o", (c.hidden, c.heads * mla.value_dim), "linear"
 
