@@ -12,7 +12,7 @@ from anychip.cli.output import console
 from anychip.cli.pull import pull_with_progress
 from anychip.cli.report import render_report
 from anychip.cli.run import answer_prompt
-from anychip.core import RunFolder, machine_name
+from anychip.core import LanguageModel, RunFolder, machine_name
 from anychip.core.config import read
 
 SMALL, LARGE = "smollm2-135m", "llama-3.1-70b"
@@ -40,6 +40,7 @@ def demo(
     )
     console.rule("2. It answers, on this host, through XLA")
     model = anychip.load(SMALL)
+    assert isinstance(model, LanguageModel)
     answer = answer_prompt(
         model,
         "cpu:xla",

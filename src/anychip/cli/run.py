@@ -163,7 +163,7 @@ def _run_once(
     results = [np.array(r) for r in executable.run(*inputs)]
     if output is not None:
         named = {r.name: a for r, a in zip(module.signature.results, results, strict=True)}
-        np.savez(output, **named)
+        np.savez(output, allow_pickle=False, **named)
     rows: list[dict[str, Any]] = []
     for result, array in zip(module.signature.results, results, strict=True):
         numbers = array.astype(np.float64) if array.dtype.kind not in "c" else np.abs(array)

@@ -57,12 +57,13 @@ def export(job: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def _entry(job: dict[str, Any], tf: Any) -> tuple[Any, list[Any], str]:
+    """The function to compile, its static TensorSpecs in order, and the signature's name."""
     path = job["path"]
     if path.endswith(".keras"):
         import keras
 
-        model = keras.models.load_model(path, compile=False)
-        names = [i.name for i in model.inputs]
+        model: Any = keras.models.load_model(path, compile=False)
+        names: list[str] = [i.name for i in model.inputs]
         given = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in model.inputs]
 
         def call(*tensors: Any) -> Any:
@@ -74,7 +75,7 @@ def _entry(job: dict[str, Any], tf: Any) -> tuple[Any, list[Any], str]:
     name = job["signature"] or ("serving_default" if "serving_default" in signatures else None)
     if name is None and len(signatures) == 1:
         name = next(iter(signatures))
-    if name not in signatures:
+    if name is None or name not in signatures:
         raise Refused(f"the SavedModel has signatures {sorted(signatures)}, not {name!r}")
     function = signatures[name]
     keywords = function.structured_input_signature[1]
@@ -93,7 +94,9 @@ def _sized(given: list[Any], job: dict[str, Any], names: list[str]) -> list[Any]
     import tensorflow as tf
 
     by_position = {f"#{i}": name for i, name in enumerate(names)}
-    wanted = {by_position.get(name, name): shape for name, shape in job["shapes"].items()}
+    wanted: dict[str, Any] = {
+        by_position.get(name, name): shape for name, shape in job["shapes"].items()
+    }
     extra = sorted(set(wanted) - set(names))
     if extra:
         raise Refused(f"shapes given for {extra}, but the inputs are {names}")

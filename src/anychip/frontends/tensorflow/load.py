@@ -99,7 +99,7 @@ def _on_disk(
     def flat(*inputs: Any) -> dict[str, Any]:
         return {f"output_{i:03}": t for i, t in enumerate(tf.nest.flatten(call(*inputs)))}
 
-    holder = tf.Module()
+    holder: Any = tf.Module()
     holder.flat = flat
     holder.kept = list(flat.get_concrete_function().graph.variables)  # or saving refuses them
     target = work / (getattr(model, "name", "") or type(model).__name__)
