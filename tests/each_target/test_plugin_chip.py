@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -79,6 +80,16 @@ print("h100" in registry.chips)
         "(1, 2, 4, 8) acme-n1:twin",
         "True",
     ]
+
+
+def test_compare_gives_an_installed_chip_a_row_without_any_other_edit(acme: Path) -> None:
+    chips = ("--chip", "acme-n1", "--chip", "h100")
+    done = _python(acme, "-m", "anychip", "compare", "llama-3.1-8b", *chips, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["chip"]: row for row in json.loads(done.stdout)["rows"]}
+    assert rows["acme-n1"]["fits"]
+    assert rows["acme-n1"]["target"] == "acme-n1:twin"
+    assert rows["acme-n1"]["tpot_s"]["kind"] == "estimated"
 
 
 def test_the_example_passes_its_own_tests(acme: Path) -> None:
