@@ -27,8 +27,8 @@ class Case:
     must be true of inputs and results, called as `law(*inputs, *results)`. Without either, the
     reference interpreter alone judges. `reduced` is the length of the longest sum behind
     one output element and widens the tolerance. `skip_reference` says why the reference
-    interpreter cannot run this case ("" when it can). `is_concrete` says that an operand is a shape,
-    so the case cannot be traced by `jax.jit`. With `replicas`, the program runs on a grid
+    interpreter cannot run this case ("" when it can). `is_concrete` says that an operand is a
+    shape, so the case cannot be traced by `jax.jit`. With `replicas`, the program runs on a grid
     of so many replicas and `partitions`, each with its own inputs.
     """
 

@@ -404,7 +404,6 @@ def _numpy_grouped(x: np.ndarray, w: np.ndarray, sizes: np.ndarray) -> np.ndarra
             reduced=3,
         ),
     ],
-    reference="upstream has no lowering of it",
 )
 def ragged_dot(op: OpView, lhs: Any, rhs: Any, sizes: Any) -> Any:
     """dot_general whose lhs is cut along one dimension into consecutive groups of these sizes.

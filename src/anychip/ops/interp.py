@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax import lax
 from jax import numpy as jnp
 from jax.core import Tracer
@@ -150,13 +149,15 @@ class _Run:
         self, op: OpView, operands: tuple[Any, ...], env: _Env, caller: Origin
     ) -> tuple[Any, ...]:
         origin = op.origin.inside(caller)
-        results = self._before(op, origin, operands) if self._before else None
-        if results is None:
-            results = self._meaning(op, operands, env, caller)
-        results = _checked(op, results)
+        claimed = self._before(op, origin, operands) if self._before else None
+        if claimed is None:
+            results = _checked(op, self._meaning(op, operands, env, caller), AssertionError)
+        else:
+            results = _checked(op, claimed, UsageError, "the before hook")
         if self._after:
             replaced = self._after(op, origin, operands, results)
-            results = results if replaced is None else _checked(op, replaced)
+            if replaced is not None:
+                return _checked(op, replaced, UsageError, "the after hook")
         return results
 
     def _meaning(
@@ -235,22 +236,26 @@ def _is_traced(values: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
-def _checked(op: OpView, results: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The results, strongly typed. AssertionError when they are not what `op` promises."""
+def _checked(
+    op: OpView, results: tuple[Any, ...], error: type[Exception], who: str = "its rule"
+) -> tuple[Any, ...]:
+    """The results, strongly typed. Raises `error` when they are not what `op` promises."""
     if len(results) != len(op.outputs):
-        raise AssertionError(f"{op}: gave {len(results)} results")
-    return tuple(_typed(op, spec, r) for spec, r in zip(op.outputs, results, strict=True))
+        raise error(f"{op}: {who} gave {len(results)} results")
+    typed: list[Any] = []
+    for spec, result in zip(op.outputs, results, strict=True):
+        if spec.dtype not in ("token", "tuple", "future"):
+            if not _fits(spec, result):
+                raise error(f"{op}: {who} gave {result.dtype}{list(result.shape)}")
+            if getattr(result, "weak_type", False):
+                result = lax.convert_element_type(result, result.dtype)
+        typed.append(result)
+    return tuple(typed)
 
 
-def _typed(op: OpView, spec: Spec, result: Any) -> Any:
-    if spec.dtype in ("token", "tuple", "future"):
-        return result
-    shape, element = np.shape(result), result.dtype
-    fits = len(shape) == len(spec.shape) and all(
-        want is None or want == have for want, have in zip(spec.shape, shape, strict=True)
+def _fits(spec: Spec, result: Any) -> bool:
+    return (
+        len(result.shape) == len(spec.shape)
+        and all(want in (None, have) for want, have in zip(spec.shape, result.shape, strict=True))
+        and result.dtype == dtype(spec.dtype).numpy
     )
-    if not fits or element != dtype(spec.dtype).numpy:
-        raise AssertionError(f"{op}: gave {element}{list(shape)}")
-    if getattr(result, "weak_type", False):
-        return lax.convert_element_type(result, element)
-    return result

@@ -178,7 +178,10 @@ def lexicographic(block: Block) -> list[Key] | None:
         element = dtype(block.arguments[i].spec.dtype)
         if element.kind == "complex":
             return None
-        is_total = op.attributes.get("compare_type") == "TOTALORDER" and not left_alike
+        is_total = op.attributes.get("compare_type") == "TOTALORDER"
+        if is_total and len(left_alike) == 1:  # half way between the two orders known here
+            return None
+        is_total = is_total and not left_alike
         falls = (direction == "GT") != (i > j)
         return Key(i // 2, falls, is_total and element.kind == "float"), direction
 
@@ -201,25 +204,36 @@ def lexicographic(block: Block) -> list[Key] | None:
     return keys(block.results[0])
 
 
-def _argument(value: Value, block: Block, made: dict[Value, OpView]) -> tuple[int, bool] | None:
-    """Which argument a value is, and whether zeros and NaNs were made alike on the way."""
-    is_alike = False
+def _argument(
+    value: Value, block: Block, made: dict[Value, OpView]
+) -> tuple[int, frozenset[str]] | None:
+    """Which argument a value is, and what was made alike on the way: "zeros", "nans" or both."""
+    alike: set[str] = set()
+    tested: set[Value] = set()
+    passed = {value}
     while value not in block.arguments:
         op = made.get(value)
         test = made.get(op.operands[0]) if op and op.name == "stablehlo.select" else None
         if op is None or test is None or test.name != "stablehlo.compare":
             return None
-        kept, put = op.operands[2], made.get(op.operands[1])
-        if put is None or put.name != "stablehlo.constant" or test.operands[0] is not kept:
+        put = made.get(op.operands[1])
+        if put is None or put.name != "stablehlo.constant":
             return None
         constant = float(put.attributes["value"].reshape(()))
         direction = test.attributes["comparison_direction"]
-        makes_zero = direction == "EQ" and constant == 0 and _is_zero(made, test.operands[1])
-        makes_nan = direction == "NE" and math.isnan(constant) and test.operands[1] is kept
-        if not (makes_zero or makes_nan):
+        left, right = test.operands
+        if direction == "EQ" and constant == 0 and _is_zero(made, right):
+            alike.add("zeros")
+        elif direction == "NE" and math.isnan(constant) and left is right:
+            alike.add("nans")
+        else:
             return None
-        value, is_alike = kept, True
-    return block.arguments.index(value), is_alike
+        tested.add(left)
+        value = op.operands[2]
+        passed.add(value)
+    if not tested <= passed:  # a test of something else
+        return None
+    return block.arguments.index(value), frozenset(alike)
 
 
 def _is_zero(made: dict[Value, OpView], value: Value) -> bool:

@@ -102,20 +102,28 @@ SUBJECTS: tuple[str, ...] = (
 """The files of the table, in the order it is printed."""
 
 
+def entries(subject: str) -> tuple[Op, ...]:
+    """The entries one file declares, alone or in tuples, in its order."""
+    module = importlib.import_module(f"anychip.ops.{subject}")
+    found: list[Op] = []
+    for value in vars(module).values():
+        for entry in value if isinstance(value, tuple) else (value,):
+            if isinstance(entry, Op):
+                found.append(entry)
+    return tuple(found)
+
+
 class _Ops(Mapping[str, Op]):
     """All entries by name, collected from the subject files when first asked for."""
 
     @cached_property
     def _entries(self) -> dict[str, Op]:
-        entries: dict[str, Op] = {}
+        by_name: dict[str, Op] = {}
         for subject in SUBJECTS:
-            module = importlib.import_module(f"anychip.ops.{subject}")
-            for value in vars(module).values():
-                for entry in value if isinstance(value, tuple) else (value,):
-                    if isinstance(entry, Op):
-                        if entries.setdefault(entry.name, entry) is not entry:
-                            raise AssertionError(f"{entry.name} is declared twice")
-        return entries
+            for entry in entries(subject):
+                if by_name.setdefault(entry.name, entry) is not entry:
+                    raise AssertionError(f"{entry.name} is declared twice")
+        return by_name
 
     def __getitem__(self, name: str) -> Op:
         if name not in self._entries:

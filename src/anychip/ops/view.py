@@ -238,7 +238,8 @@ def _attributes(op: Any) -> dict[str, Any]:
 
 
 _QUANT = re.compile(
-    r"^!quant\.uniform<([iu]\d+)(?:<(-?\d+):(-?\d+)>)?:(\w+)(?::(\d+))?, ?(\{.*\}|[^{}]+)>$"
+    r"^tensor<((?:(?:\d+|\?)x)*)!quant\.uniform<([iu]\d+)(?:<(-?\d+):(-?\d+)>)?:(\w+)"
+    r"(?::(\d+))?, ?(\{.*\}|[^{}]+)>>$"
 )
 
 
@@ -250,23 +251,25 @@ def parse_spec(text: str) -> Spec:
         if text.startswith(prefix):
             parts = tuple(parse_spec(t) for t in _split(text[len(prefix) : -1]))
             return Spec((), kind, parts=parts)
-    shape, element = tensor_type(text)
-    match = _QUANT.match(element)
+    match = _QUANT.match(text)
     if match is None:
+        shape, element = tensor_type(text)
         dtype(element)
         return Spec(shape, element)
-    storage = match[1].replace("u", "ui")
-    bits, signed = dtype(storage).bits, dtype(storage).kind == "int"
-    lowest = -(1 << (bits - 1)) if signed else 0
-    pairs = [p.strip().partition(":") for p in match[6].strip("{}").split(",")]
+    sizes, storage, low, high, expressed, axis, values = match.groups()
+    storage = storage.replace("u", "ui")
+    bits, is_signed = dtype(storage).bits, dtype(storage).kind == "int"
+    lowest = -(1 << (bits - 1)) if is_signed else 0
+    pairs = [p.strip().partition(":") for p in values.strip("{}").split(",")]
     quantized = Quantized(
-        match[4],
+        expressed,
         tuple(float(scale) for scale, _, _ in pairs),
         tuple(int(zero or 0) for _, _, zero in pairs),
-        int(match[2]) if match[2] else lowest,
-        int(match[3]) if match[3] else lowest + (1 << bits) - 1,
-        int(match[5]) if match[5] else None,
+        int(low) if low else lowest,
+        int(high) if high else lowest + (1 << bits) - 1,
+        int(axis) if axis else None,
     )
+    shape = tuple(None if d == "?" else int(d) for d in sizes.split("x")[:-1])
     return Spec(shape, storage, quantized=quantized)
 
 

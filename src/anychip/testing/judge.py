@@ -45,12 +45,8 @@ def judge(entries: Sequence[Op], seed: int = 0) -> list[Judgement]:
     Refused and inexpressible ops have none. Cases the reference cannot run are "not judged" by it,
     with the declared reason.
     """
-    owned = [
-        (entry, index, case)
-        for entry in entries
-        for index, case in enumerate(entry.cases)
-        if has_meaning(entry)
-    ]
+    able = [entry for entry in entries if has_meaning(entry)]
+    owned = [(entry, index, case) for entry in able for index, case in enumerate(entry.cases)]
     if not owned:
         return []
     inputs = [case.arrays(seed) for _, _, case in owned]
