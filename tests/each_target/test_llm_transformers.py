@@ -348,8 +348,8 @@ def test_prefill_and_six_decode_steps_equal_transformers(family, reference):
 def test_latent_attention_expands_keys_and_values_for_a_long_prefill(reference):
     model = reference("deepseek_v3")
     config, weights = our_model("deepseek_v3", model)
-    assert not is_absorbed(config.mla, config.heads, CONTEXT, CONTEXT)
-    assert is_absorbed(config.mla, config.heads, 1, CONTEXT)
+    assert not is_absorbed(config.mla, CONTEXT, CONTEXT)
+    assert is_absorbed(config.mla, 1, CONTEXT)
     tokens = np.random.default_rng(1).integers(0, 97, (BATCH, CONTEXT)).astype(np.int32)
     start = np.zeros(BATCH, np.int32)
     logits, *_ = compiled(config, weights, CONTEXT).run(*empty_state(config), tokens, start)

@@ -26,19 +26,23 @@ def attend_latent(
     plain, turned = _queries(layer, x, mla, positions, inv_freq)
     new = _latents(layer, x, mla, positions, inv_freq)
     cache = composites.cache_update(state["latent"], new, start)
-    form = _absorbed if is_absorbed(mla, c.heads, x.shape[1], cache.shape[1]) else _expanded
+    form = _absorbed if is_absorbed(mla, x.shape[1], cache.shape[1]) else _expanded
     out = form(layer, mla, plain, turned, cache, start)
     merged = out.transpose((0, 2, 1, 3)).reshape((*x.shape[:2], c.heads * mla.value_dim))
     return layer.linear("attn.o", merged), {"latent": cache}
 
 
-def is_absorbed(mla: MLA, heads: int, length: int, context: int) -> bool:
-    """Whether folding the up-projections into query and output takes fewer multiplications."""
+def is_absorbed(mla: MLA, length: int, context: int) -> bool:
+    """Whether folding the up-projections into query and output takes fewer multiplications.
+
+    Counted for one head: projections of `length` tokens against those of the whole context, and
+    causal pairs of latents against pairs of keys and values.
+    """
     folded = mla.nope_dim + mla.value_dim
     pairs = length * context - length * (length - 1) // 2
     absorbed = length * mla.kv_rank * folded + pairs * (2 * mla.kv_rank + mla.rope_dim)
     expanded = context * mla.kv_rank * folded + pairs * (folded + mla.rope_dim)
-    return absorbed * heads <= expanded * heads
+    return absorbed <= expanded
 
 
 def _queries(layer: Layer, x: Any, mla: MLA, positions: Any, inv_freq: Any) -> tuple[Any, Any]:
