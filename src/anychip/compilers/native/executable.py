@@ -1,0 +1,214 @@
+"""A step compiled natively: run it, trace it, look at its plan and its code."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from anychip.compilers.native import jit
+from anychip.compilers.native.isa import Isa
+from anychip.compilers.native.pack import Image
+from anychip.compilers.native.plan import Plan
+from anychip.compilers.native.pool import Pool
+from anychip.compilers.native.step import STAMPS, Context, write_step
+from anychip.core import Argument, Coverage, Module, Span, Trace, UsageError, dtype
+
+
+class State(np.ndarray):
+    """A KV cache that steps update in place. Only what a run returns is one; views of it are not.
+
+    `address` is where it lies, `kind` its shape and element type.
+    """
+
+    address: int = 0
+    kind: tuple[tuple[int, ...], str] | None = None
+
+    @staticmethod
+    def of(array: np.ndarray, kind: tuple[tuple[int, ...], str]) -> State:
+        """A copy that starts on a cache line."""
+        memory = np.empty(array.nbytes + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        own = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        own[...] = array
+        made = own.view(State)
+        made.address, made.kind = own.ctypes.data, kind
+        return made
+
+
+@dataclass(eq=False)
+class NativeExecutable:
+    """A loaded step. One run at a time: it works in memory of its own.
+
+    `run` takes numpy arrays (or what numpy can read). State given as such is copied; state that
+    an earlier run returned is updated in place, and returned again: it is donated, as the
+    protocol says. Other results are new arrays.
+    """
+
+    target: str
+    module: Module
+    plan: Plan
+    image: Image
+    pool: Pool
+    isa: Isa
+    code: jit.Code
+    artifacts: Mapping[str, str | bytes]
+    _running: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.signature = self.module.signature
+        self.coverage = Coverage(self.plan.coverage)
+        self._slots = Context(self.plan)
+        size = self.plan.shared_bytes + self.plan.threads * self.plan.private_bytes + 64
+        self._arena = np.zeros(size, np.uint8)
+        self._context = np.zeros(self._slots.size, np.int64)
+        self._context[Context.CONTROL] = self.pool.control
+        self._context[Context.IMAGE] = self.image.address
+        self._context[Context.ARENA] = -(-self._arena.ctypes.data // 64) * 64
+        self._arguments = [
+            (a, (tuple(int(d) for d in a.shape), a.dtype), a.role == "state")
+            for a in self.plan.outside
+        ]
+        self._names = [a.name for a in self.plan.outside]
+        self._results = [
+            (r.updates, tuple(int(d) for d in r.shape), dtype(r.dtype).numpy)
+            for r in self.plan.results
+        ]
+
+    def run(self, *inputs: Any) -> Sequence[Any]:
+        """See the class. Raises UsageError for a wrong number, shape or element type and for one
+        state given twice."""
+        with self._running:
+            return self._run(inputs, self.code)
+
+    def _run(self, inputs: Sequence[Any], code: jit.Code) -> list[Any]:
+        if len(inputs) != len(self._arguments):
+            raise UsageError(
+                f"{self.module.name} takes {len(self._arguments)} arrays besides its weights "
+                f"({', '.join(self._names)}), got {len(inputs)}"
+            )
+        addresses: list[int] = []
+        held: dict[str, Any] = {}
+        seen: set[int] = set()
+        for (argument, kind, is_state), value in zip(self._arguments, inputs, strict=True):
+            if type(value) is not State or value.kind != kind or not is_state:
+                array = self._checked(argument, kind, value)
+                value = State.of(array, kind) if is_state else np.ascontiguousarray(array)
+                address = value.ctypes.data
+            else:
+                address = value.address
+                if address in seen:
+                    raise UsageError(
+                        f"state {argument.name} is the same array as another state; "
+                        "give each what the last run returned for it"
+                    )
+                seen.add(address)
+            addresses.append(address)
+            held[argument.name] = value
+        results: list[Any] = []
+        for updates, shape, element in self._results:
+            if updates is not None:
+                results.append(held[updates])
+                continue
+            results.append(np.empty(shape, element))
+            addresses.append(results[-1].ctypes.data)
+        self._context[Context.FIRST :] = addresses
+        self.pool.run(code.address("step"), self._context.ctypes.data)
+        return results
+
+    def _checked(self, argument: Argument, kind: tuple[tuple[int, ...], str], value: Any) -> Any:
+        array = np.asarray(value)
+        if array.shape != kind[0] or array.dtype != dtype(kind[1]).numpy:
+            raise UsageError(
+                f"{argument.role} {argument.name} of {self.module.name} should be "
+                f"{argument.dtype}{list(argument.shape)}, got {array.dtype}{list(array.shape)}"
+            )
+        return array
+
+    def trace(self, *inputs: Any) -> Trace:
+        """Spans of every kernel on every thread in one run of an instrumented build, after one run
+        to warm up. State is copied first. Waiting at a barrier is a span of its own, op "wait"."""
+        module = write_step(self.plan, dict(self.image.offsets), self.isa, traced=True)
+        code = jit.build(module, ["step"], self.isa)
+        count, threads = len(self.plan.tasks), self.plan.threads
+        stamps = np.zeros((threads, count, STAMPS), np.int64)
+        with self._running:
+            self._context[Context.STAMPS] = stamps.ctypes.data
+            copies = [[np.array(v) for v in inputs] for _ in range(2)]
+            self._run(copies[0], code)
+            first, started = stamps.copy(), time.perf_counter()
+            self._run(copies[1], code)
+            seconds = time.perf_counter() - started
+        del first
+        ticks = (stamps - stamps[:, :1, :1].min()).astype(np.float64)
+        tick_s = _tick_seconds()
+        note = f"{seconds * 1e3:.3f} ms with clock readings, {threads} threads, {self.isa.name}"
+        return Trace("measured", self.target, tuple(self._spans(ticks * tick_s)), note)
+
+    def _spans(self, times: np.ndarray) -> Iterator[Span]:
+        for thread, row in enumerate(times):
+            for task, (waits, starts, ends) in zip(self.plan.tasks, row, strict=True):
+                resource = f"thread {thread}"
+                if starts - waits > 1e-7:
+                    yield Span(resource=resource, op="wait", start_s=waits, end_s=starts)
+                weights = sum(o.place.nbytes for o in task.operands if _is_weight(o.place))
+                share = weights / (1 if task.each else self.plan.threads)
+                yield Span(
+                    resource=resource,
+                    op=task.kernel.name,
+                    start_s=starts,
+                    end_s=ends,
+                    origin=task.origin,
+                    read_bytes=share or None,
+                )
+
+
+def _is_weight(place: Any) -> bool:
+    return type(place).__name__ == "PackedWeight"
+
+
+def _tick_seconds() -> float:
+    """Seconds of one step of the clock that traced code reads, over 20 ms."""
+    import ctypes
+
+    import llvmlite.ir as llvm
+
+    from anychip.compilers.native.ir import I64, POINTER, Function
+    from anychip.compilers.native.isa import choose
+
+    module = llvm.Module("clock")
+    f = Function(module, "clock", [("out", POINTER)])
+    with f:
+        f.arguments["out"].store(f.intrinsic("llvm.readcyclecounter", I64))
+    code = jit.build(module, ["clock"], choose("generic"))
+    read = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("clock"))
+    ticks = np.zeros(2, np.int64)
+    started = time.perf_counter()
+    read(ticks.ctypes.data)
+    time.sleep(0.02)
+    seconds = time.perf_counter() - started
+    read(ticks.ctypes.data + 8)
+    return seconds / float(ticks[1] - ticks[0])
+
+
+class Artifacts(Mapping[str, str | bytes]):
+    """Stage → text, made when first looked at."""
+
+    def __init__(self, stages: Mapping[str, Callable[[], str]]):
+        self._stages = dict(stages)
+        self._made: dict[str, str] = {}
+
+    def __getitem__(self, stage: str) -> str:
+        if stage not in self._made:
+            self._made[stage] = self._stages[stage]()
+        return self._made[stage]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stages)
+
+    def __len__(self) -> int:
+        return len(self._stages)

@@ -1,0 +1,58 @@
+"""Tasks merged where one can do the other's work on its way: a sum behind a product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from anychip.compilers.native.kernels.matmul_block import BlockMatmul
+from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
+from anychip.compilers.native.kernels.pointwise import Pointwise
+from anychip.compilers.native.plan import Buffer, Operand, Task
+
+
+def fuse_sums(tasks: Sequence[Task]) -> list[Task]:
+    """`add(a, product)` becomes a product that starts from `a`, when nothing else reads it."""
+    kept: list[Task | None] = list(tasks)
+    for index, task in enumerate(tasks):
+        if not _is_plain_sum(task.kernel):
+            continue
+        for one, other in ((0, 1), (1, 0)):
+            product, term = task.operands[one], task.operands[other]
+            at = _only_maker(tasks, product, index)
+            if at is None or _last_write(tasks, term, index) >= at or term.place is product.place:
+                continue
+            merged = tasks[at]
+            kernel: Any = merged.kernel
+            if not isinstance(kernel, BlockMatmul | DenseMatmul) or kernel.has_residual:
+                continue
+            merged.kernel = replace(kernel, has_residual=True)
+            merged.operands = [*merged.operands[:-1], term, task.written]
+            written = task.written.place
+            assert isinstance(written, Buffer)
+            written.private = False
+            kept[index] = None
+            break
+    return [task for task in kept if task is not None]
+
+
+def _is_plain_sum(kernel: Any) -> bool:
+    if not isinstance(kernel, Pointwise) or kernel.formula != "add" or kernel.element != "f32":
+        return False
+    return kernel.row_local and all(source.element == "f32" for source in kernel.sources)
+
+
+def _only_maker(tasks: Sequence[Task], operand: Operand, reader: int) -> int | None:
+    """The task that writes a buffer which `reader` alone reads, all of it."""
+    if not isinstance(operand.place, Buffer) or operand.offset:
+        return None
+    makers = [i for i, t in enumerate(tasks) if t.written.place is operand.place]
+    readers = [i for i, t in enumerate(tasks) if any(o.place is operand.place for o in t.reads)]
+    return makers[0] if len(makers) == 1 and readers == [reader] else None
+
+
+def _last_write(tasks: Sequence[Task], operand: Operand, before: int) -> int:
+    """The last task before `before` that writes this place; -1 for none."""
+    found = [i for i in range(before) if tasks[i].written.place is operand.place]
+    return found[-1] if found else -1

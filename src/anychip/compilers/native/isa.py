@@ -1,0 +1,62 @@
+"""What instructions kernels may use: the host's, or fewer when asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anychip.core import SetupError, unknown
+
+
+@dataclass(frozen=True)
+class Isa:
+    """A code path. `dot` is how four products of bytes become one i32 (kernels/dot.py);
+    `has_half` says that f16 vectors convert in hardware. `cpu` and `features` are LLVM's."""
+
+    name: str
+    cpu: str
+    features: str
+    dot: str
+    has_half: bool
+
+
+NAMES = ("avx512vnni", "avx2", "generic")
+"""Best first. generic is plain vector arithmetic that LLVM lowers for any machine."""
+
+_NEEDS = {
+    "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "f16c", "fma"),
+    "avx2": ("avx2", "f16c", "fma"),
+    "generic": (),
+}
+
+
+def choose(wanted: str = "") -> Isa:
+    """The best path this CPU has, or the one asked for.
+
+    Raises UsageError for an unknown name, SetupError naming the instructions that are missing.
+    """
+    import llvmlite.binding as binding
+
+    have = binding.get_host_cpu_features()
+    if wanted and wanted not in NAMES:
+        raise unknown("instruction set", wanted, NAMES)
+    for name in (wanted,) if wanted else NAMES:
+        missing = [feature for feature in _NEEDS[name] if not have.get(feature)]
+        if missing and wanted:
+            raise SetupError(
+                f"isa={wanted} needs {', '.join(missing)}, which this CPU "
+                f"({binding.get_host_cpu_name()}) lacks; leave isa out to use what it has"
+            )
+        if not missing:
+            return _made(name, binding.get_host_cpu_name(), have.flatten())
+    raise AssertionError("generic needs nothing")
+
+
+def _made(name: str, host: str, features: str) -> Isa:
+    if name == "avx512vnni":
+        return Isa(name, host, features, "vnni512", True)
+    if name == "avx2":
+        return Isa(name, "x86-64-v3", "", "maddubs", True)
+    import llvmlite.binding as binding
+
+    is_x86 = binding.get_default_triple().startswith("x86_64")
+    return Isa(name, "x86-64" if is_x86 else "generic", "", "shifts", False)

@@ -1,0 +1,76 @@
+"""LLVM IR to machine code in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import llvmlite.binding as binding
+import llvmlite.ir as llvm
+
+from anychip.compilers.native.isa import Isa
+from anychip.core import CompileError
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """Loaded machine code; lives as long as this object. `seconds` took LLVM."""
+
+    llvm_ir: str
+    seconds: float
+    _addresses: dict[str, int]
+    _isa: Isa
+    _optimised: str
+    _engine: Any = field(repr=False)
+
+    def address(self, name: str) -> int:
+        return self._addresses[name]
+
+    @cached_property
+    def optimised_ir(self) -> str:
+        return self._optimised
+
+    @cached_property
+    def assembly(self) -> str:
+        machine = _machine(self._isa)
+        return machine.emit_assembly(binding.parse_assembly(self._optimised))
+
+
+def build(module: llvm.Module, functions: Sequence[str], isa: Isa) -> Code:
+    """Optimise and load. Raises CompileError with the IR as log when LLVM refuses it."""
+    started = time.perf_counter()
+    _initialise()
+    machine = _machine(isa)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    text = str(module)
+    try:
+        parsed = binding.parse_assembly(text)
+        parsed.verify()
+    except RuntimeError as error:
+        raise CompileError(f"LLVM refuses the generated IR: {error}", log=text) from None
+    tuning = binding.create_pipeline_tuning_options(speed_level=2)
+    tuning.loop_vectorization = tuning.slp_vectorization = False  # kernels are vectors already
+    tuning.loop_unrolling = False
+    passes = binding.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(parsed, passes)
+    optimised = str(parsed)
+    engine = binding.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    addresses = {name: engine.get_function_address(name) for name in functions}
+    return Code(text, time.perf_counter() - started, addresses, isa, optimised, engine)
+
+
+def _machine(isa: Isa) -> Any:
+    target = binding.Target.from_default_triple()
+    return target.create_target_machine(
+        cpu=isa.cpu, features=isa.features, opt=2, codemodel="jitdefault", jit=True
+    )
+
+
+def _initialise() -> None:
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()

@@ -1,0 +1,165 @@
+"""Products with weights in 4- and 8-bit blocks, activations in 8 bits: y = W x in whole numbers.
+
+A tile is 16 rows by 64 columns. It holds the rows' quants interleaved so that one 64-byte vector
+has four columns of sixteen rows (for 4 bits two such quartets, low and high halves), then each
+32-column group's f16 scales, then its f16 minimums where the format has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anychip.compilers.native.ir import F32, F32V, I32, I32V, Cell, Function, Value
+from anychip.compilers.native.isa import Isa
+from anychip.compilers.native.kernels.dot import dot, halves, is_signed
+from anychip.compilers.native.kernels.quantize import META_BYTES, depth64, record_bytes
+from anychip.compilers.native.kernels.store import store_tile
+
+ROWS, COLUMNS, GROUPS = 16, 64, 2
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """How a format lies in a tile: bits of a quant, whether there are minimums, and what is
+    subtracted from a quant to get the number that the scale multiplies."""
+
+    bits: int
+    has_minimum: bool
+    zero: int
+
+    @property
+    def quant_bytes(self) -> int:
+        return ROWS * COLUMNS * self.bits // 8
+
+    @property
+    def tile_bytes(self) -> int:
+        return self.quant_bytes + GROUPS * ROWS * 2 * (2 if self.has_minimum else 1)
+
+
+LAYOUTS = {
+    "q4_0": BlockLayout(4, False, 8),
+    "q4_1": BlockLayout(4, True, 0),
+    "q8_0": BlockLayout(8, False, 128),
+}
+
+_TOKENS_AT_ONCE = 8
+"""Tokens that share one read of a tile: what fits in 32 registers."""
+
+
+@dataclass(frozen=True)
+class BlockMatmul:
+    """out f32[tokens, rows] = x · Wᵀ (+ residual). A unit is 16 rows.
+
+    Operands: packed weights, x as `quantize` records, the residual when there is one, out.
+    """
+
+    format: str
+    rows: int
+    depth: int
+    tokens: int
+    has_residual: bool = False
+
+    is_light, row_local = False, False
+
+    @property
+    def name(self) -> str:
+        residual = "_add" if self.has_residual else ""
+        return f"matmul_{self.format}_{self.tokens}x{self.depth}x{self.rows}{residual}"
+
+    @property
+    def units(self) -> int:
+        return -(-self.rows // ROWS)
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return ("weights", "x", *(["residual"] if self.has_residual else []), "out")
+
+    @property
+    def packed_bytes(self) -> int:
+        return self.units * self._blocks * LAYOUTS[self.format].tile_bytes
+
+    @property
+    def _blocks(self) -> int:
+        return depth64(self.depth) // COLUMNS
+
+    def emit(self, f: Function, isa: Isa, first: Value, last: Value) -> None:
+        step = min(self.tokens, _TOKENS_AT_ONCE)
+        whole = self.tokens // step * step
+        stride = record_bytes(self.depth)
+        row_tile = self._blocks * LAYOUTS[self.format].tile_bytes
+        with f.loop(first, last) as tile:
+            weights = f.arguments["weights"].at(tile * row_tile)
+            if whole == step:
+                self._some(f, isa, tile, weights, f.i64(0), step)
+            else:
+                with f.loop(0, whole, step) as token:
+                    self._some(f, isa, tile, weights, token, step)
+            if self.tokens > whole:
+                self._some(f, isa, tile, weights, f.i64(whole), self.tokens - whole)
+        assert stride % 64 == 0
+
+    def _some(
+        self, f: Function, isa: Isa, tile: Value, weights: Value, token: Value, count: int
+    ) -> None:
+        """`count` tokens through one row of tiles."""
+        layout, stride = LAYOUTS[self.format], record_bytes(self.depth)
+        x = f.arguments["x"].at(token * stride)
+        zero = f.constant(F32V, 0.0)
+        sums = [[f.cell(zero) for _ in range(GROUPS)] for _ in range(count)]
+        with f.loop(0, self._blocks) as block:
+            w = weights.at(block * layout.tile_bytes)
+            quants = x.at(block * COLUMNS)
+            meta = x.at(depth64(self.depth)).at(block * (GROUPS * META_BYTES))
+            for group in range(GROUPS):
+                self._group(f, isa, w, quants, meta, group, [s[group] for s in sums])
+        for index, parts in enumerate(sums):
+            total = parts[0].value + parts[1].value
+            store_tile(f, self, tile, token + index, total)
+
+    def _group(
+        self,
+        f: Function,
+        isa: Isa,
+        w: Value,
+        quants: Value,
+        meta: Value,
+        group: int,
+        sums: list[Cell],
+    ) -> None:
+        """32 columns: whole-number products, then one scaling a row and token."""
+        layout, stride = LAYOUTS[self.format], record_bytes(self.depth)
+        zero = f.constant(I32V, 0)
+        signed = is_signed(isa, layout.bits)
+        tokens = range(len(sums))
+        metas = [meta.at(t * stride + group * META_BYTES) for t in tokens]
+        bias_at = {8: 8, 128: 12}.get(layout.zero, 0)
+        if bias_at and not signed:
+            whole = [metas[t].at(bias_at).load(I32).splat() for t in tokens]
+        else:
+            whole = [zero for _ in tokens]
+        second = [zero for _ in tokens]
+        per_vector = 8 // layout.bits
+        for index in range(8 // per_vector):
+            at = (group * (8 // per_vector) + index) * 64
+            packed = w.at(at).load(I32V, align=64)
+            planes = (
+                [packed] if layout.bits == 8 else [packed & 0x0F0F0F0F, (packed >> 4) & 0x0F0F0F0F]
+            )
+            for plane, part in enumerate(planes):
+                four = group * 32 + (index * per_vector + plane) * 4
+                for t in tokens:
+                    target = second if (index * per_vector + plane) % 2 else whole
+                    target[t] = dot(
+                        f, isa, target[t], part, quants.at(t * stride + four), layout.bits
+                    )
+        scales = halves(f, isa, w.at(layout.quant_bytes + group * ROWS * 2))
+        least = None
+        if layout.has_minimum:
+            least = halves(f, isa, w.at(layout.quant_bytes + (GROUPS + group) * ROWS * 2))
+        for t in tokens:
+            number = (whole[t] + second[t]).to(F32V)
+            scale = metas[t].load(F32).splat()
+            value = f.fma(scales * scale, number, sums[t].value)
+            if least is not None:
+                value = f.fma(least, metas[t].at(4).load(F32).splat(), value)
+            sums[t].value = value

@@ -1,0 +1,31 @@
+"""Writing sixteen rows of a product, the last ones of a matrix one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anychip.compilers.native.ir import F32, F32V, Function, Value
+
+
+def store_tile(f: Function, kernel: Any, tile: Value, token: Value, sums: Value) -> None:
+    """out[token, 16 tile …] = sums (+ residual) for a kernel with rows, units and has_residual."""
+    at = token * (4 * kernel.rows) + tile * 64
+    out = f.arguments["out"].at(at)
+    residual = f.arguments["residual"].at(at) if kernel.has_residual else None
+
+    def whole() -> None:
+        out.store(sums if residual is None else sums + residual.load(F32V))
+
+    ragged = kernel.rows % 16
+    if not ragged:
+        whole()
+        return
+    with f.either(tile.equals(kernel.units - 1)) as (yes, no):
+        with yes:
+            for lane in range(ragged):
+                value = sums.lane(lane)
+                if residual is not None:
+                    value = value + residual.at(4 * lane).load(F32)
+                out.at(4 * lane).store(value)
+        with no:
+            whole()

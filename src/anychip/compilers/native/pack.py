@@ -1,0 +1,208 @@
+"""Weights in the order kernels read them, packed once and kept in a file that is mapped afterwards.
+
+The file's key is everything its bytes depend on: the weights' identities (file, size, time of last
+change), their formats, the layout's version, and the instruction set it was made for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anychip.compilers.cache import cpu_features
+from anychip.compilers.native.isa import Isa
+from anychip.compilers.native.kernels.matmul_block import LAYOUTS
+from anychip.compilers.native.plan import Constant, PackedWeight
+from anychip.core import InputError, Weights, dtype
+from anychip.core.blocks import block_format
+
+VERSION = 1
+"""Counts changes of any layout."""
+
+Entry = PackedWeight | Constant
+_ALIGNED = 64
+_HUGE = 2 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Packed weights in memory: `offsets` of entries from `address`. `note` says where from."""
+
+    offsets: Mapping[Entry, int]
+    memory: Any
+    note: str
+
+    @property
+    def address(self) -> int:
+        return np.frombuffer(self.memory, np.uint8).ctypes.data
+
+
+def offsets(entries: Iterable[Entry]) -> tuple[dict[Entry, int], int]:
+    """(where each entry starts, bytes of all)."""
+    found: dict[Entry, int] = {}
+    end = 0
+    for entry in entries:
+        found[entry] = end
+        end += -(-entry.nbytes // _ALIGNED) * _ALIGNED
+    return found, end
+
+
+def identity(entries: Sequence[Entry], weights: Weights, isa: Isa) -> str | None:
+    """The key of an image, or None when some weight has no file to tell it by."""
+    digest = hashlib.sha256(f"{VERSION} {isa.name} {cpu_features()}".encode())
+    for entry in entries:
+        if isinstance(entry, Constant):
+            digest.update(entry.data)
+            continue
+        weight = weights[entry.argument]
+        try:
+            stat = os.stat(weight.source)
+        except OSError:
+            return None
+        where = (os.path.abspath(weight.source), stat.st_size, stat.st_mtime_ns)
+        kind = (weight.name, weight.shape, weight.dtype, weight.stored_as, entry.format)
+        digest.update(json.dumps([where, kind, entry.rows, entry.depth]).encode())
+    return digest.hexdigest()
+
+
+def load(entries: Sequence[Entry], weights: Weights, isa: Isa, folder: Path | None) -> Image:
+    """The image, from its file in `folder` when there is a sound one, else packed now and stored.
+
+    Raises InputError when a weight has no values.
+    """
+    places, size = offsets(entries)
+    key = identity(entries, weights, isa) if folder is not None else None
+    if folder is None or key is None:
+        memory = _memory(size)
+        _fill(np.frombuffer(memory, np.uint8), places, weights)
+        return Image(places, memory, "packed in memory: no cache folder, or weights without a file")
+    path = folder / f"{key}.packed"
+    note = "found"
+    if not _is_sound(path, size):
+        note = "packed and stored" if not path.exists() else "found damaged, packed again"
+        _write(path, places, size, weights)
+    return Image(places, _mapped(path, size), note)
+
+
+_TAIL = b"anychip-packed-1"
+
+
+def _is_sound(path: Path, size: int) -> bool:
+    """Whether the file is whole: its length, and the tail that is written last."""
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size != size + len(_TAIL):
+                return False
+            file.seek(size)
+            return file.read() == _TAIL
+    except OSError:
+        return False
+
+
+def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights) -> None:
+    """Under a temporary name first, so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "r+b") as file:
+            file.truncate(size + len(_TAIL))
+            with mmap.mmap(file.fileno(), size) as memory:
+                view = np.frombuffer(memory, np.uint8)
+                _fill(view, places, weights)
+                del view
+            file.seek(size)
+            file.write(_TAIL)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _mapped(path: Path, size: int) -> Any:
+    with open(path, "rb") as file:
+        memory = _memory(size)
+        view = np.frombuffer(memory, np.uint8)
+        done = 0
+        while done < size:
+            count = file.readinto(view[done:size])
+            if not count:
+                raise InputError("the packed weights end early", path=str(path))
+            done += count
+    return memory
+
+
+def _memory(size: int) -> Any:
+    """Anonymous memory in huge pages where the system has them: fewer page walks on the way."""
+    memory = mmap.mmap(-1, max(-(-size // _HUGE) * _HUGE, _HUGE))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _fill(memory: np.ndarray, places: Mapping[Entry, int], weights: Weights) -> None:
+    for entry, start in places.items():
+        if isinstance(entry, Constant):
+            data = np.frombuffer(entry.data, np.uint8)
+        else:
+            data = packed(entry, weights[entry.argument].array())
+        memory[start : start + entry.nbytes] = data.reshape(-1)
+
+
+def packed(entry: PackedWeight, array: np.ndarray) -> np.ndarray:
+    """A weight's bytes in the entry's order."""
+    if entry.format.startswith("plain:"):
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if entry.format in LAYOUTS:
+        return pack_blocks(array, entry.format, entry.depth)
+    return pack_dense(array)
+
+
+def pack_dense(array: np.ndarray) -> np.ndarray:
+    """[N, K] → bytes of [tiles of 16 rows, K, 16], rows that are not there zero."""
+    rows, depth = array.shape
+    tiles = -(-rows // 16)
+    size = dtype(array.dtype).bits // 8
+    full = np.zeros((tiles * 16, depth, size), np.uint8)
+    full[:rows] = np.ascontiguousarray(array).view(np.uint8).reshape(rows, depth, size)
+    return np.ascontiguousarray(full.reshape(tiles, 16, depth, size).transpose(0, 2, 1, 3))
+
+
+def pack_blocks(blocks: np.ndarray, format: str, depth: int) -> np.ndarray:
+    """u8[N, bytes of a row] → u8[tiles of 16 rows, tiles of 64 columns, tile bytes].
+
+    Rows and columns that are not there have scale and minimum 0.
+    """
+    layout, size = LAYOUTS[format], block_format(format).nbytes
+    rows, groups = len(blocks), depth // 32
+    lead = 2 + 2 * layout.has_minimum
+    parts = blocks.reshape(rows, groups, size)
+    halves = parts[..., :lead].reshape(rows, groups, lead // 2, 2)
+    raw = parts[..., lead:]
+    quants = raw if layout.bits == 8 else np.concatenate([raw & 15, raw >> 4], axis=-1)
+    if layout.bits == 8:
+        quants = quants ^ 128  # signed to unsigned, 128 more
+    tiles, columns = -(-rows // 16), -(-depth // 64)
+    full = np.zeros((tiles * 16, columns * 2, 32), np.uint8)
+    full[:rows, :groups] = quants
+    scales = np.zeros((tiles * 16, columns * 2, lead // 2, 2), np.uint8)
+    scales[:rows, :groups] = halves
+    # [tile, row, column tile, quartet, 4] → [tile, column tile, quartet, row, 4]
+    quartets = full.reshape(tiles, 16, columns, 16, 4).transpose(0, 2, 3, 1, 4)
+    if layout.bits == 4:
+        pairs = quartets.reshape(tiles, columns, 8, 2, 64)
+        packed = pairs[:, :, :, 0] | pairs[:, :, :, 1] << 4
+    else:
+        packed = quartets.reshape(tiles, columns, 16, 64)
+    ordered = scales.reshape(tiles, 16, columns, 2, lead // 2, 2).transpose(0, 2, 4, 3, 1, 5)
+    return np.concatenate(
+        [packed.reshape(tiles, columns, -1), ordered.reshape(tiles, columns, -1)], axis=-1
+    )

@@ -1,0 +1,168 @@
+"""A step planned: which kernels run in which order on which memory, and where threads must meet.
+
+Data only. `read.py` makes tasks of a Module, `memory.py` places and synchronises them, `step.py`
+writes the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from anychip.core import Argument, OpCoverage, Origin, Result
+
+
+class Kernel(Protocol):
+    """One specialised native function: `name(operands…, first unit, last unit)`.
+
+    `units` is how much work there is to share. A light kernel may be done by every thread for
+    itself, which saves a barrier. A `row_local` one reads and writes, in unit u, only the u-th of
+    `units` equal parts of its buffers. The last operand is what is written, the others are read.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def operands(self) -> tuple[str, ...]: ...
+    @property
+    def is_light(self) -> bool: ...
+    @property
+    def row_local(self) -> bool: ...
+    def emit(self, f: Any, isa: Any, first: Any, last: Any) -> None: ...
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory between tasks. Private: each thread has its own. `result` names the result it is."""
+
+    label: str
+    nbytes: int
+    private: bool = False
+    result: str = ""
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A weight in the order of a kernel's tiles. `format` is a block format or element type."""
+
+    argument: str
+    format: str
+    rows: int
+    depth: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Numbers of the program, kept with the packed weights."""
+
+    data: bytes
+    label: str
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """An input or state argument, where the caller has it."""
+
+    argument: Argument
+
+    @property
+    def nbytes(self) -> int:
+        return self.argument.nbytes
+
+
+Place = Buffer | PackedWeight | Constant | Outside
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Where a task's pointer points: a place and a distance from its start in bytes."""
+
+    place: Place
+    offset: int = 0
+
+
+@dataclass(eq=False)
+class Task:
+    """A kernel on its operands. `each`: every thread does all of it, into private memory."""
+
+    kernel: Kernel
+    operands: list[Operand]
+    op: str
+    origin: Origin
+    each: bool = False
+
+    @property
+    def reads(self) -> list[Operand]:
+        return self.operands[:-1]
+
+    @property
+    def written(self) -> Operand:
+        return self.operands[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything `step.py` needs. `barriers` are the tasks before which the threads meet;
+    `offsets` places buffers in the shared arena or in each thread's private one."""
+
+    name: str
+    threads: int
+    tasks: Sequence[Task]
+    barriers: frozenset[int]
+    offsets: Mapping[Buffer, int]
+    shared_bytes: int
+    private_bytes: int
+    outside: tuple[Argument, ...]
+    results: tuple[Result, ...]
+    coverage: tuple[OpCoverage, ...] = field(repr=False)
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Each distinct kernel once, in order of first use."""
+        return tuple({task.kernel.name: task.kernel for task in self.tasks}.values())
+
+    @property
+    def image(self) -> tuple[PackedWeight | Constant, ...]:
+        """What the packed image holds, in order of first use."""
+        found: dict[PackedWeight | Constant, None] = {}
+        for task in self.tasks:
+            for operand in task.operands:
+                if isinstance(operand.place, PackedWeight | Constant):
+                    found[operand.place] = None
+        return tuple(found)
+
+    def text(self) -> str:
+        """One line a task, barriers between."""
+        lines = [
+            f"plan {self.name}: {len(self.tasks)} tasks, {len(self.barriers)} barriers, "
+            f"{self.threads} threads, {self.shared_bytes} shared bytes, "
+            f"{self.private_bytes} private bytes a thread"
+        ]
+        for index, task in enumerate(self.tasks):
+            if index in self.barriers:
+                lines.append("--")
+            way = "each thread" if task.each else f"{task.kernel.units} units"
+            operands = ", ".join(self._where(o) for o in task.operands)
+            lines.append(f"{task.kernel.name} [{way}] ({operands}) at {task.origin}")
+        return "\n".join(lines) + "\n"
+
+    def _where(self, operand: Operand) -> str:
+        place, more = operand.place, f"+{operand.offset}" if operand.offset else ""
+        match place:
+            case Buffer(result=result) if result:
+                return f"{result}{more}"
+            case Buffer():
+                return f"{place.label}@{'p' if place.private else 's'}{self.offsets[place]}{more}"
+            case PackedWeight():
+                return f"{place.argument}:{place.format}{more}"
+            case Constant():
+                return f"{place.label}{more}"
+        return f"{place.argument.name}{more}"

@@ -1,0 +1,217 @@
+"""Target `cpu:native`: a token step's Module to one native function for this host."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from anychip.compilers.native import fuse, jit, memory, pack
+from anychip.compilers.native.executable import Artifacts, NativeExecutable
+from anychip.compilers.native.isa import NAMES, Isa, choose
+from anychip.compilers.native.kernels.pointwise import Pointwise, Source
+from anychip.compilers.native.plan import Buffer, Outside, Plan
+from anychip.compilers.native.pool import Pool, check_host
+from anychip.compilers.native.read import Missing, Reader
+from anychip.compilers.native.step import write_step
+from anychip.compilers.native.view import View
+from anychip.core import (
+    CompileError,
+    CompileOptions,
+    InputError,
+    Module,
+    OpCoverage,
+    UnsupportedError,
+    UsageError,
+    unknown,
+)
+
+EXTRA = {"isa": f"which instructions to use: {', '.join(NAMES)}; default: the best this CPU has"}
+"""Compile options of this target."""
+
+
+@dataclass
+class _Shared:
+    """Images and thread pools that executables of one target share."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    images: weakref.WeakValueDictionary[object, pack.Image] = field(
+        default_factory=weakref.WeakValueDictionary
+    )
+    pools: weakref.WeakValueDictionary[tuple[int, str], Pool] = field(
+        default_factory=weakref.WeakValueDictionary
+    )
+
+
+@dataclass(frozen=True)
+class NativeTarget:
+    """Our own code generator for prefill and decode steps.
+
+    Products with 4- and 8-bit weights round their activations to 8 bits in groups of 32; the
+    ledger says where. `packed` is the folder that keeps repacked weights; None packs anew.
+    """
+
+    name: str = "cpu:native"
+    packed: Path | None = None
+    runs: bool = True
+    _shared: _Shared = field(default_factory=_Shared, repr=False, compare=False)
+
+    @property
+    def toolchain(self) -> str:
+        return f"anychip native, llvmlite {version('llvmlite')}"
+
+    def compile(self, module: Module, options: CompileOptions) -> NativeExecutable:
+        """Plan, pack, emit and load.
+
+        Raises UsageError for symbolic dimensions and unknown options, UnsupportedError with a row
+        for each op that has no kernel, InputError when weights are known by shape only.
+        """
+        check_host()
+        isa, threads = self._options(options)
+        if module.signature.symbols:
+            raise UsageError(
+                f"{self.name} compiles fixed shapes; module {module.name} has symbolic dimensions "
+                f"{', '.join(module.signature.symbols)}. Fix them first: "
+                "module.specialise({name: size, …})"
+            )
+        started = time.perf_counter()
+        plan = plan_step(module, threads, self.name)
+        planned = time.perf_counter()
+        image = self._image(plan, module, isa)
+        packed = time.perf_counter()
+        written = write_step(plan, dict(image.offsets), isa)
+        emitted = time.perf_counter()
+        code = jit.build(written, ["step"], isa)
+        if time.perf_counter() - started > options.timeout_s:
+            raise CompileError(f"{self.name} took longer than {options.timeout_s:g} s")
+        seconds = {
+            "planning": planned - started,
+            "packing": packed - planned,
+            "writing the IR": emitted - packed,
+            "LLVM": code.seconds,
+        }
+        artifacts = Artifacts(
+            {
+                "stablehlo": lambda: module.text(locations=True),
+                "plan": plan.text,
+                "llvm_ir": lambda: code.llvm_ir,
+                "llvm_ir_optimised": lambda: code.optimised_ir,
+                "assembly": lambda: code.assembly,
+                "packed": lambda: image.note,
+                "seconds": lambda: _table(seconds),
+            }
+        )
+        pool = self._pool(threads, isa)
+        return NativeExecutable(self.name, module, plan, image, pool, isa, code, artifacts)
+
+    def _options(self, options: CompileOptions) -> tuple[Isa, int]:
+        for name in options.extra:
+            if name not in EXTRA:
+                raise unknown(f"option of {self.name}", name, EXTRA)
+        threads = options.threads
+        if threads is None:
+            threads = len(os.sched_getaffinity(0))
+        if not 1 <= threads <= 1024:
+            raise UsageError(f"{self.name}: threads must be 1 to 1024, got {threads}")
+        return choose(options.extra.get("isa", "")), threads
+
+    def _image(self, plan: Plan, module: Module, isa: Isa) -> pack.Image:
+        for name in {e.argument for e in plan.image if not isinstance(e, pack.Constant)}:
+            if name not in module.weights:
+                raise InputError(
+                    f"module {module.name} has no values for weight {name}; "
+                    "bind them with module.with_weights(…) before compiling"
+                )
+        readers = tuple(
+            e if isinstance(e, pack.Constant) else (e, id(module.weights[e.argument].read))
+            for e in plan.image
+        )
+        with self._shared.lock:
+            image = self._shared.images.get((readers, isa))
+            if image is None:
+                image = pack.load(plan.image, module.weights, isa, self.packed)
+                self._shared.images[readers, isa] = image
+            return image
+
+    def _pool(self, threads: int, isa: Isa) -> Pool:
+        with self._shared.lock:
+            pool = self._shared.pools.get((threads, isa.name))
+            if pool is None or not pool.is_usable:
+                pool = self._shared.pools[threads, isa.name] = Pool(threads, isa)
+            return pool
+
+
+def plan_step(module: Module, threads: int, target: str = "cpu:native") -> Plan:
+    """The plan of a module's main. Raises UnsupportedError listing every op without a kernel."""
+    reader = Reader(threads)
+    results = reader.read(module)
+    for known, result in zip(results, module.signature.results, strict=True):
+        if isinstance(known, Missing):
+            continue
+        view = reader.view(known)
+        if result.updates is not None:
+            is_own = isinstance(view.place, Outside) and view.place.argument.name == result.updates
+            if not is_own:
+                reader.refused[
+                    "return", f"state {result.updates} not updated in place", reader.origin
+                ] += 1
+            continue
+        _bind(reader, view, result.name, result.dtype)
+    _refuse(reader, module, target)
+    tasks = fuse.fuse_sums(reader.tasks)
+    layout = memory.place(tasks)
+    return Plan(
+        name=module.name,
+        threads=threads,
+        tasks=tasks,
+        barriers=memory.barriers(tasks, layout),
+        offsets=layout.offsets,
+        shared_bytes=layout.shared_bytes,
+        private_bytes=layout.private_bytes,
+        outside=tuple(a for a in module.signature.arguments if a.role != "weight"),
+        results=module.signature.results,
+        coverage=reader.coverage(),
+    )
+
+
+def _bind(reader: Reader, view: View, name: str, element: str) -> None:
+    """Let the task that makes a result write it where the caller wants it."""
+    place = view.place
+    if element not in ("f32", "i32") or view.element != element:
+        reader.refused["return", f"a result of {element}", reader.origin] += 1
+        return
+    is_whole = isinstance(place, Buffer) and view.is_dense and view.offset == 0
+    if not is_whole or place.private or place.result:
+        shape = view.shape or (1,)
+        kernel = Pointwise(
+            "copy", shape, (Source(view.element, view.strides or (0,)),), (), element
+        )
+        place = Buffer(name, 4 * view.size, result=name)
+        reader.add(kernel, view, View(place, element, shape, view.strides), each=False)
+    place.result = name
+
+
+def _refuse(reader: Reader, module: Module, target: str) -> None:
+    if not reader.refused:
+        return
+    rows = tuple(
+        OpCoverage(op=op, fate="unsupported", count=count, origin=origin, why=why)
+        for (op, why, origin), count in reader.refused.items()
+    )
+    own = [row for row in rows if row.why != "its operands have no kernel"]
+    lines = "\n".join(f"  {r.count} × {r.op} at {r.origin}: {r.why}" for r in own[:12])
+    more = f"\n  and {len(own) - 12} more" if len(own) > 12 else ""
+    raise UnsupportedError(
+        f"{target} has no kernels for {len(own)} kinds of op in {module.name}:\n{lines}{more}\n"
+        "Compile it for cpu:xla.",
+        report=rows,
+    )
+
+
+def _table(seconds: Mapping[str, float]) -> str:
+    return "".join(f"{name}: {value * 1e3:.1f} ms\n" for name, value in seconds.items())
