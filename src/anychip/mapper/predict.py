@@ -61,13 +61,13 @@ def _tables(surface: Surface, workload: Workload, pipeline: int) -> Tables:
     batch, first, last = workload.batch, workload.prompt, workload.context
     parts = min(pipeline, batch)
     start = surface.decode(batch / parts, first)
-    end = surface.decode_later(batch / parts, first, last)
+    end = surface.decode(batch / parts, last)
     cuts = max(1, workload.prompt // CHUNK)
     passes = min(pipeline, batch * cuts) if pipeline > 1 else 1
     return Tables(
         decode=(start.blend(end, 0.5 - GAUSS), start.blend(end, 0.5 + GAUSS)),
         prefill=surface.prefill(batch / passes, first),
-        whole=surface.decode_later(batch, first, last),
+        whole=surface.decode(batch, last),
         micro_batches=parts,
         passes=passes,
     )

@@ -99,6 +99,8 @@ def search(question: Question, spec: ChipSpec, systems: Sequence[SystemSpec]) ->
     for precision, why in choices(wanted, model, spec, question.precisions):
         surface = question.surfaces.at(model, precision, workload.batch)
         tried.append(surface)
+        if surface.weight_bytes > _room(spec, systems):
+            continue  # nothing needs to be built to see that
         options = _all_options(question, surface, spec, systems)
         if options:
             best = _best(options, question.objective)
@@ -192,19 +194,25 @@ def _plan(
     )
 
 
+def _room(spec: ChipSpec, systems: Sequence[SystemSpec]) -> float:
+    """Bytes that all chips of the largest system have for weights."""
+    return max(system.counts[-1] for system in systems) * _largest_level(spec)
+
+
+def _largest_level(spec: ChipSpec) -> float:
+    return max(m.capacity_bytes.value for m in spec.memory if "weights" in m.holds)
+
+
 def _too_large(
     question: Question, tried: Sequence[Surface], spec: ChipSpec, systems: Sequence[SystemSpec]
 ) -> str:
     """What the narrowest precision tried needs, and what the largest system has."""
-    surface = tried[-1]
-    whole = tables(surface, question.workload, 1).whole
+    model, workload, last = question.model, question.workload, tried[-1]
     largest = max(systems, key=lambda system: system.counts[-1])
-    one = machine(spec, largest)
-    room = max(level.capacity_bytes for level in one.levels if "weights" in level.holds)
     return (
-        f"{question.model.name} does not fit on {spec.name}: {surface.precision.name} weights of "
-        f"{whole.weight_bytes / 1e9:.1f} GB and a cache of {whole.state_bytes / 1e9:.1f} GB, but "
-        f"the largest system, {largest.name}, has {largest.counts[-1]} x {room / 1e9:.1f} GB, of "
-        "which the runtime takes a tenth; use a narrower precision, a smaller batch or a shorter "
-        "context"
+        f"{model.name} does not fit on {spec.name}: {last.precision.name} weights of "
+        f"{last.weight_bytes / 1e9:.1f} GB "
+        f"and a cache for {workload.batch} x {workload.context} tokens, but the largest system, "
+        f"{largest.name}, has {largest.counts[-1]} x {_largest_level(spec) / 1e9:.1f} GB, of which "
+        "the runtime takes a tenth; use a narrower precision, a smaller batch or a shorter context"
     )

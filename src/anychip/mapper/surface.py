@@ -1,8 +1,8 @@
-"""Surface: a language model's kernels at any batch and context, from Modules built at a few.
+"""Surface: a language model's kernels at any batch, from one Module a phase and context.
 
-Every amount of a kernel is affine in batch and, for decoding, in context (the experts touched are
-worked out later, from rows), so Tables between built Modules are exact. Each Module is built once
-and shared by all chips that use its precision.
+Weights are read once for the whole batch; everything else is done for each sequence. So a Table at
+one batch gives those at others (the experts touched are worked out later, from rows). Each Module
+is built once and shared by all chips that use its precision.
 """
 
 from __future__ import annotations
@@ -14,68 +14,42 @@ from typing import Any
 from anychip.core import LanguageModel, Module, Precision
 from anychip.twin import Table, lower
 
-OTHER_BATCH = 64
-"""The second batch at which Modules are built, where the first is 1."""
-
 
 @dataclass(frozen=True)
 class Surface:
-    """Tables of one model at one precision. Modules are built at batch `near` and one other; what
-    was lowered is kept in `made`, what others derive from it in `kept`."""
+    """Tables of one model at one precision. Modules are built at batch `near`, where Tables are
+    exact; what was lowered is kept in `made`, what others derive from it in `kept`."""
 
     model: LanguageModel
     precision: Precision
     near: int
-    made: dict[tuple[str, float, int], Table] = field(
-        default_factory=dict[tuple[str, float, int], Table], repr=False
+    weight_bytes: int
+    made: dict[tuple[str, int], Table] = field(
+        default_factory=dict[tuple[str, int], Table], repr=False
     )
     kept: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any], repr=False)
 
     def decode(self, batch: float, context: int) -> Table:
         """One token for each of `batch` sequences whose cache holds `context` positions."""
-        return self._at(
-            "decode", batch, context, lambda b: self.model.decode(b, context, self.precision)
+        made = self._made(
+            "decode", context, lambda: self.model.decode(self.near, context, self.precision)
         )
-
-    def decode_later(self, batch: float, first: int, last: int) -> Table:
-        """`decode(batch, last)` from `first`: weights do not depend on the context, so what a
-        longer context adds is the same for every sequence."""
-        start, end = self.decode(self.near, first), self.decode(self.near, last)
-        if batch == self.near:
-            return end
-        here = self.decode(batch, first)
-        if not (start.resembles(end) and here.resembles(start)):
-            return self.decode(batch, last)
-        return here.grown(start, end, batch / self.near)
+        return made.at_batch(batch / self.near)
 
     def prefill(self, batch: float, length: int) -> Table:
         """All `length` tokens of `batch` prompts; a fraction stands for a part of one prompt."""
-        return self._at(
+        made = self._made(
             "prefill",
-            batch,
             length,
-            lambda b: self.model.prefill(b, length, length, self.precision),
+            lambda: self.model.prefill(self.near, length, length, self.precision),
         )
+        return made.at_batch(batch / self.near)
 
-    def _at(self, kind: str, batch: float, size: int, build: Callable[[int], Module]) -> Table:
-        key = (kind, batch, size)
+    def _made(self, phase: str, size: int, build: Callable[[], Module]) -> Table:
+        key = (phase, size)
         if key not in self.made:
-            self.made[key] = self._between(kind, batch, size, build)
+            self.made[key] = Table.of(lower(build()))
         return self.made[key]
-
-    def _between(self, kind: str, batch: float, size: int, build: Callable[[int], Module]) -> Table:
-        if batch == self.near:
-            return Table.of(lower(build(self.near)))
-        other = 1 if self.near > 1 else OTHER_BATCH
-        if batch == other:
-            return Table.of(lower(build(other)))
-        low, high = (self._at(kind, at, size, build) for at in (self.near, other))
-        if low.resembles(high):
-            return low.blend(high, (batch - self.near) / (other - self.near))
-        whole = max(1, round(batch))  # this program changes with its batch
-        return (
-            self._at(kind, whole, size, build) if whole != batch else Table.of(lower(build(whole)))
-        )
 
 
 @dataclass(frozen=True)
@@ -90,5 +64,5 @@ class Surfaces:
         """The Surface of a model at a precision; a new one is built at batch `near`."""
         key = (model.name, precision.name)
         if key not in self.made:
-            self.made[key] = Surface(model, precision, near)
+            self.made[key] = Surface(model, precision, near, model.bind(precision).nbytes)
         return self.made[key]

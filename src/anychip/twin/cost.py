@@ -3,9 +3,9 @@
 Williams, Waterman and Patterson, "Roofline", CACM 2009: a kernel takes at least the longest of
 its matrix arithmetic, its vector arithmetic, and its bytes at each memory level, each at the rate
 programs reach. What is shorter hides behind it only as far as the family overlaps work
-(family.py). Overheads are added: `per_kernel_s` a kernel, `per_layer_s` a layer, `per_step_s` a step,
-collectives after kernels that need them, and one hop between pipeline stages. Nothing is scheduled:
-kernels do not overlap one another.
+(family.py). Overheads are added: `per_kernel_s` a kernel, `per_layer_s` a layer, `per_step_s` a
+step, collectives after kernels that need them, and one hop between pipeline stages. Nothing is
+scheduled: kernels do not overlap one another.
 """
 
 from __future__ import annotations

@@ -340,7 +340,8 @@ class _Frame:
             reads |= one.reads
         kinds = {kind for kind, _ in reads.values()}
         order: tuple[Kind, ...] = ("activation", "state", "weight")
-        kind: Kind = next((k for k in order if k in kinds), "constant")
+        present: list[Kind] = [kind for kind in order if kind in kinds]
+        kind: Kind = present[0] if present else "constant"
         if op.name in SLICES and reads:
             size = min(float(op.outputs[0].nbytes), sum(size for _, size in reads.values()))
             reads = {op.results[0]: (kind, size)}

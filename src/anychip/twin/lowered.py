@@ -46,6 +46,8 @@ class Amounts:
 
 
 AMOUNTS = tuple(f.name for f in fields(Amounts))
+OF_WEIGHTS = ("weight_bytes", "unpack_flops")
+"""Amounts that do not grow with the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,22 +156,17 @@ class Table:
         """The sum of one amount over all runs of all kernels."""
         return float(self.numbers[name] @ self.counts)
 
-    def resembles(self, other: Table) -> bool:
-        """Whether both have the same kernels in the same order, whatever their sizes."""
-        return np.array_equal(self.counts, other.counts) and all(
-            a.name == b.name and a.formats == b.formats and a.ops == b.ops
-            for a, b in zip(self.kernels, other.kernels, strict=True)
-        )
-
-    def grown(self, start: Table, end: Table, times: float) -> Table:
-        """This Table with `times` what `end` has more than `start`."""
+    def at_batch(self, times: float) -> Table:
+        """This Table for `times` as many sequences: all but the weights grows with them."""
+        if times == 1:
+            return self
         return replace(
             self,
             numbers={
-                name: mine + (end.numbers[name] - start.numbers[name]) * times
+                name: mine if name in OF_WEIGHTS else mine * times
                 for name, mine in self.numbers.items()
             },
-            state_bytes=self.state_bytes + (end.state_bytes - start.state_bytes) * times,
+            state_bytes=self.state_bytes * times,
         )
 
     def blend(self, other: Table, share: float) -> Table:
