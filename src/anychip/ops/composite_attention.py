@@ -39,10 +39,7 @@ def _attend(
     (b, h, length, d), keys = q.shape, k.shape[1]
     grouped = q.reshape((b, keys, h // keys, length, d))
     accumulator = jnp.float64 if q.dtype == jnp.float64 else jnp.float32
-    logits = jnp.einsum(
-        "bkgqd,bksd->bkgqs", grouped, k.astype(q.dtype), preferred_element_type=accumulator
-    )
-    logits = logits * scale
+    logits = _scores(grouped, k.astype(q.dtype), accumulator) * scale
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
     if visible is not None and visible.dtype == jnp.bool_:
@@ -62,10 +59,29 @@ def _attend(
         total = total + jnp.exp(sink - top)
     total = jnp.maximum(total, jnp.finfo(accumulator).tiny)
     weights = (weights / total).astype(q.dtype)
-    out = jnp.einsum(
-        "bkgqs,bksv->bkgqv", weights, v.astype(q.dtype), preferred_element_type=accumulator
-    )
+    out = _mixture(weights, v.astype(q.dtype), accumulator)
     return out.reshape((b, h, length, v.shape[-1])).astype(q.dtype)
+
+
+def _scores(q: Any, k: Any, accumulator: Any) -> Any:
+    """q[B,K,G,Q,D] · k[B,K,S,D] → [B,K,G,Q,S].
+
+    A single query is a matrix-vector product, bound by reading k. Written as multiply and sum, XLA
+    fuses it with the cache's update; written as a dot, it copies the cache into the dot's layout
+    at every step.
+    """
+    if q.shape[3] != 1:
+        return jnp.einsum("bkgqd,bksd->bkgqs", q, k, preferred_element_type=accumulator)
+    products = q.astype(accumulator) * k[:, :, None].astype(accumulator)
+    return jnp.sum(products, axis=-1)[:, :, :, None, :]
+
+
+def _mixture(weights: Any, v: Any, accumulator: Any) -> Any:
+    """weights[B,K,G,Q,S] · v[B,K,S,V] → [B,K,G,Q,V]; a single query as in `_scores`."""
+    if weights.shape[3] != 1:
+        return jnp.einsum("bkgqs,bksv->bkgqv", weights, v, preferred_element_type=accumulator)
+    spread = weights[:, :, :, 0, :, None].astype(accumulator)
+    return jnp.sum(spread * v[:, :, None].astype(accumulator), axis=3)[:, :, :, None, :]
 
 
 def _np_attend(q: Any, k: Any, v: Any, allowed: Any, scale: float, cap: float, sinks: Any) -> Any:
