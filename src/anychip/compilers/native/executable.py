@@ -15,7 +15,7 @@ from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.pack import Image
 from anychip.compilers.native.plan import Plan
 from anychip.compilers.native.pool import Pool
-from anychip.compilers.native.step import STAMPS, Context, write_step
+from anychip.compilers.native.step import STAMPS, Context, table
 from anychip.core import Argument, Coverage, Module, Span, Trace, UsageError, dtype
 
 
@@ -65,10 +65,14 @@ class NativeExecutable:
         self._slots = Context(self.plan)
         size = self.plan.shared_bytes + self.plan.threads * self.plan.private_bytes + 64
         self._arena = np.zeros(size, np.uint8)
+        arena = -(-self._arena.ctypes.data // 64) * 64
+        self._table = table(self.plan, dict(self.image.offsets))
         self._context = np.zeros(self._slots.size, np.int64)
         self._context[Context.CONTROL] = self.pool.control
         self._context[Context.IMAGE] = self.image.address
-        self._context[Context.ARENA] = -(-self._arena.ctypes.data // 64) * 64
+        self._context[Context.TABLE] = self._table.ctypes.data
+        self._context[Context.SHARED] = arena
+        self._context[Context.PRIVATE] = arena + self.plan.shared_bytes
         self._arguments = [
             (a, (tuple(int(d) for d in a.shape), a.dtype), a.role == "state")
             for a in self.plan.outside
@@ -83,9 +87,9 @@ class NativeExecutable:
         """See the class. Raises UsageError for a wrong number, shape or element type and for one
         state given twice."""
         with self._running:
-            return self._run(inputs, self.code)
+            return self._run(inputs)
 
-    def _run(self, inputs: Sequence[Any], code: jit.Code) -> list[Any]:
+    def _run(self, inputs: Sequence[Any]) -> list[Any]:
         if len(inputs) != len(self._arguments):
             raise UsageError(
                 f"{self.module.name} takes {len(self._arguments)} arrays besides its weights "
@@ -117,7 +121,7 @@ class NativeExecutable:
             results.append(np.empty(shape, element))
             addresses.append(results[-1].ctypes.data)
         self._context[Context.FIRST :] = addresses
-        self.pool.run(code.address("step"), self._context.ctypes.data)
+        self.pool.run(self.code.address("step"), self._context.ctypes.data)
         return results
 
     def _checked(self, argument: Argument, kind: tuple[tuple[int, ...], str], value: Any) -> Any:
@@ -130,20 +134,17 @@ class NativeExecutable:
         return array
 
     def trace(self, *inputs: Any) -> Trace:
-        """Spans of every kernel on every thread in one run of an instrumented build, after one run
-        to warm up. State is copied first. Waiting at a barrier is a span of its own, op "wait"."""
-        module = write_step(self.plan, dict(self.image.offsets), self.isa, traced=True)
-        code = jit.build(module, ["step"], self.isa)
+        """Spans of every kernel on every thread in one run that reads the clock, after one run to
+        warm up. State is copied first. Waiting at a barrier is a span of its own, op "wait"."""
         count, threads = len(self.plan.tasks), self.plan.threads
         stamps = np.zeros((threads, count, STAMPS), np.int64)
         with self._running:
+            self._run([np.array(v) for v in inputs])
             self._context[Context.STAMPS] = stamps.ctypes.data
-            copies = [[np.array(v) for v in inputs] for _ in range(2)]
-            self._run(copies[0], code)
-            first, started = stamps.copy(), time.perf_counter()
-            self._run(copies[1], code)
+            started = time.perf_counter()
+            self._run([np.array(v) for v in inputs])
             seconds = time.perf_counter() - started
-        del first
+            self._context[Context.STAMPS] = 0
         ticks = (stamps - stamps[:, :1, :1].min()).astype(np.float64)
         tick_s = _tick_seconds()
         note = f"{seconds * 1e3:.3f} ms with clock readings, {threads} threads, {self.isa.name}"

@@ -217,6 +217,19 @@ class Function:
     def cell(self, initial: Value) -> Cell:
         return Cell(self, initial)
 
+    def room(self, nbytes: int) -> Value:
+        """A pointer to memory on the stack, on a cache line."""
+        with self.builder.goto_entry_block():
+            slot = self.builder.alloca(llvm.ArrayType(I8, nbytes))
+            slot.align = 64
+            return self.plain_pointer(slot)
+
+    def plain_pointer(self, raw: Any) -> Value:
+        """A pointer without llvmlite's idea of what it points at."""
+        made = self.builder.gep(raw, [I64(0)], source_etype=I8)
+        made.type = POINTER
+        return Value(self, made)
+
     @contextmanager
     def loop(self, first: Value | int, last: Value | int, step: int = 1) -> Iterator[Value]:
         """`for index in range(first, last, step)` over i64."""
@@ -256,6 +269,10 @@ class Function:
             kind = llvm.FunctionType(result, [a.type for a in arguments])
             known = llvm.Function(self.module, kind, name)
         return Value(self, self.builder.call(known, [a.raw for a in arguments]))
+
+    def call_pointer(self, code: Value, kind: llvm.FunctionType, *arguments: Value) -> None:
+        """Call what a pointer points at, a function of this type."""
+        self.builder.call(_Callee(code.raw, kind), [a.raw for a in arguments])
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c in one rounding where the machine can (two on machines without fma)."""
@@ -306,3 +323,15 @@ def _element(type: Any) -> Any:
 def _size(type: Any) -> int:
     element = _element(type)
     return {F32: 4, F16: 2, POINTER: 8}.get(element) or max(1, element.width // 8)
+
+
+class _Callee:
+    """A pointer with the function type that llvmlite looks for on what is called."""
+
+    is_declaration = False
+
+    def __init__(self, raw: Any, kind: llvm.FunctionType):
+        self._raw, self.function_type, self.type = raw, kind, raw.type
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)

@@ -160,7 +160,7 @@ def _emit_worker(module: llvm.Module) -> None:
     b.position_at_end(go)
     step = control.at(_WORK).load(POINTER)
     context = control.at(_WORK + 8).load(POINTER)
-    b.call(_as_function(f, step), [context.raw, f.arguments["id"].raw])
+    f.call_pointer(step, _STEP, context, f.arguments["id"])
     b.branch(again)
     b.position_at_end(leave)
     b.ret_void()
@@ -175,7 +175,7 @@ def _emit_start(module: llvm.Module) -> None:
         control.at(_WORK + 8).store(context)
         epoch = control.at(_EPOCH).load(I32)
         _release(f, control, _EPOCH, _EPOCH_SLEEPERS, epoch + 1)
-        f.builder.call(_as_function(f, step), [context.raw, I64(0)])
+        f.call_pointer(step, _STEP, context, f.i64(0))
 
 
 def _emit_stop(module: llvm.Module) -> None:
@@ -185,22 +185,6 @@ def _emit_stop(module: llvm.Module) -> None:
         f.builder.atomic_rmw("xchg", control.at(_STOP).raw, I32(1), "seq_cst")
         epoch = control.at(_EPOCH).load(I32)
         _release(f, control, _EPOCH, _EPOCH_SLEEPERS, epoch + 1)
-
-
-def _as_function(f: Function, pointer: Value) -> object:
-    return _Callable(pointer.raw, _STEP)
-
-
-class _Callable:
-    """A pointer with the function type llvmlite wants to see on what is called."""
-
-    def __init__(self, raw: object, kind: llvm.FunctionType):
-        self._raw, self.function_type = raw, kind
-        self.type = raw.type
-        self.is_declaration = False
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._raw, name)
 
 
 class Pool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from anychip.compilers.native import cover
+from anychip.compilers.native.kernels.pointwise import Pointwise, Source
 from anychip.compilers.native.kernels.quantize import Quantize, record_bytes
 from anychip.compilers.native.plan import (
     Buffer,
@@ -21,7 +22,6 @@ from anychip.compilers.native.plan import (
     PackedWeight,
     Task,
 )
-from anychip.compilers.native.kernels.pointwise import Pointwise, Source
 from anychip.compilers.native.view import NoKernel, Raw, Shape, View, dense
 from anychip.core import Module, OpCoverage, Origin, dtype
 from anychip.ops.view import Block, OpView, Program, Value, program

@@ -1,6 +1,7 @@
-"""The native function of a whole step: its kernels called one after the other, by every thread.
+"""The native function of a whole step: it goes through a table of tasks, on every thread at once.
 
-`step(context, thread)`: context is a row of pointers, see `Context`.
+Kernels are code with their sizes built in; the table says which one runs on which memory, so the
+code does not grow with the number of layers. `step(context, thread)`: see `Context`.
 """
 
 from __future__ import annotations
@@ -9,34 +10,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.ir as llvm
+import numpy as np
 
 from anychip.compilers.native.ir import I64, POINTER, Function, Value
 from anychip.compilers.native.isa import Isa
-from anychip.compilers.native.plan import (
-    Buffer,
-    Constant,
-    Operand,
-    Outside,
-    PackedWeight,
-    Plan,
-)
+from anychip.compilers.native.plan import Buffer, Kernel, Outside, Place, Plan
 from anychip.compilers.native.pool import emit_barrier
 
 STAMPS = 3
 """Clock readings a traced task leaves: before its barrier, before its kernel, after it."""
 
+MOST_OPERANDS = 6
+_ROW = 4 + 2 * MOST_OPERANDS
+"""Words of a table row: kernel, units, whether each thread does all, whether to meet first, then
+slot and offset of each operand."""
+
 
 @dataclass(frozen=True)
 class Context:
-    """Where each pointer stands in the context: the control block, the packed image, the arena,
-    the stamps of a traced step, then the outside arguments, then the results that are no state."""
+    """Where each pointer stands in the context. STAMPS is 0 in a step that is not traced.
+
+    After FIRST come the outside arguments, then the results that are no state.
+    """
 
     plan: Plan
 
-    CONTROL, IMAGE, ARENA, STAMPS, FIRST = range(5)
-
-    def argument(self, name: str) -> int:
-        return self.FIRST + [a.name for a in self.plan.outside].index(name)
+    CONTROL, TABLE, STAMPS, IMAGE, SHARED, PRIVATE, FIRST = range(7)
 
     def result(self, name: str) -> int:
         new = [r.name for r in self.plan.results if r.updates is None]
@@ -48,86 +47,95 @@ class Context:
         return self.FIRST + len(self.plan.outside) + len(new)
 
 
-def write_step(
-    plan: Plan, places: dict[PackedWeight | Constant, int], isa: Isa, *, traced: bool = False
-) -> llvm.Module:
-    """The module with `step`. `places` are the offsets in the packed image."""
+def table(plan: Plan, places: dict[Any, int]) -> np.ndarray:
+    """i64[tasks, words]: what `step` reads. `places` are the offsets in the packed image."""
+    context = Context(plan)
+    numbers = {kernel.name: index for index, kernel in enumerate(plan.kernels)}
+    arguments = {a.name: context.FIRST + i for i, a in enumerate(plan.outside)}
+
+    def where(place: Place) -> tuple[int, int]:
+        match place:
+            case Buffer(result=result) if result:
+                return context.result(result), 0
+            case Buffer(private=private):
+                slot = context.PRIVATE if private else context.SHARED
+                return slot, plan.offsets[place]
+            case Outside(argument=argument):
+                return arguments[argument.name], 0
+        return context.IMAGE, places[place]
+
+    rows = np.zeros((len(plan.tasks), _ROW), np.int64)
+    for index, task in enumerate(plan.tasks):
+        head = (numbers[task.kernel.name], task.kernel.units, task.each, index in plan.barriers)
+        rows[index, :4] = head
+        for at, operand in enumerate(task.operands):
+            slot, start = where(operand.place)
+            rows[index, 4 + 2 * at : 6 + 2 * at] = slot, start + operand.offset
+    return rows
+
+
+def write_kernel(module: llvm.Module, kernel: Kernel, isa: Isa) -> llvm.Function:
+    """`name(operands, first, last)`: units first … last - 1 on memory at the pointers given."""
+    f = Function(module, kernel.name, [("operands", POINTER), ("first", I64), ("last", I64)])
+    f.raw.attributes.add("noinline")
+    with f:
+        for index, name in enumerate(kernel.operands):
+            f.arguments[name] = f.arguments["operands"].at(8 * index).load(POINTER)
+        kernel.emit(f, isa, f.arguments["first"], f.arguments["last"])
+    return f.raw
+
+
+def write_step(plan: Plan, isa: Isa) -> llvm.Module:
+    """The module with the plan's kernels and `step`."""
     module = llvm.Module(plan.name)
     barrier = emit_barrier(module, plan.threads)
-    for kernel in plan.kernels:
-        parameters = [(name, POINTER) for name in kernel.operands]
-        f = Function(module, kernel.name, [*parameters, ("first", I64), ("last", I64)])
-        f.raw.linkage = "internal"
-        f.raw.attributes.add("noinline")
-        with f:
-            kernel.emit(f, isa, f.arguments["first"], f.arguments["last"])
+    kernels = [write_kernel(module, kernel, isa) for kernel in plan.kernels]
+    for one in kernels:
+        one.linkage = "internal"
+    kind = llvm.ArrayType(POINTER, len(kernels))
+    every = llvm.GlobalVariable(module, kind, "kernels")
+    every.linkage, every.global_constant = "internal", True
+    every.initializer = llvm.Constant(kind, [k.bitcast(POINTER) for k in kernels])
     f = Function(module, "step", [("context", POINTER), ("thread", I64)])
     with f:
-        _Writer(f, plan, places, barrier, traced).write()
+        _write_loop(f, plan, f.plain_pointer(every), barrier)
     return module
 
 
-class _Writer:
-    def __init__(
-        self,
-        f: Function,
-        plan: Plan,
-        places: dict[PackedWeight | Constant, int],
-        barrier: Any,
-        traced: bool,
-    ):
-        self._f, self._plan, self._places, self._barrier = f, plan, places, barrier
-        self._traced = traced
-        self._context, self._thread = f.arguments["context"], f.arguments["thread"]
-        self._slots = Context(plan)
-        self._image, self._arena = self._pointer(Context.IMAGE), self._pointer(Context.ARENA)
-        self._private = self._arena.at(self._thread * plan.private_bytes + plan.shared_bytes)
-        self._shares: dict[int, tuple[Value, Value]] = {}
-        for units in sorted({t.kernel.units for t in plan.tasks if not t.each}):
-            first = (self._thread * units) // plan.threads
-            self._shares[units] = (first, ((self._thread + 1) * units) // plan.threads)
+_KERNEL = llvm.FunctionType(llvm.VoidType(), [POINTER, I64, I64])
 
-    def write(self) -> None:
-        f, module = self._f, self._f.module
-        for index, task in enumerate(self._plan.tasks):
-            self._stamp(index, 0)
-            if index in self._plan.barriers:
-                self._meet()
-            self._stamp(index, 1)
-            first, last = f.i64(0), f.i64(task.kernel.units)
-            if not task.each:
-                first, last = self._shares[task.kernel.units]
-            pointers = [self._at(o).raw for o in task.operands]
-            kernel = module.get_global(task.kernel.name)
-            f.builder.call(kernel, [*pointers, first.raw, last.raw])
-            self._stamp(index, 2)
-        self._meet()
 
-    def _meet(self) -> None:
-        self._f.builder.call(self._barrier, [self._pointer(Context.CONTROL).raw])
+def _write_loop(f: Function, plan: Plan, kernels: Value, barrier: Any) -> None:
+    context, thread = f.arguments["context"], f.arguments["thread"]
+    pointers = f.room(8 * MOST_OPERANDS)
+    control = context.at(8 * Context.CONTROL).load(POINTER)
+    rows = context.at(8 * Context.TABLE).load(POINTER)
+    stamps = context.at(8 * Context.STAMPS).load(I64)
+    count = len(plan.tasks)
+    own_stamps = stamps + thread * (count * STAMPS * 8)
 
-    def _pointer(self, slot: int) -> Value:
-        return self._context.at(8 * slot).load(POINTER)
+    def stamp(index: Value, which: int) -> None:
+        with f.when(stamps > 0):
+            place = own_stamps + (index * STAMPS + which) * 8
+            pointer = Value(f, f.builder.inttoptr(place.raw, POINTER))
+            pointer.store(f.intrinsic("llvm.readcyclecounter", I64))
 
-    def _at(self, operand: Operand) -> Value:
-        place = operand.place
-        match place:
-            case Buffer(result=result) if result:
-                base = self._pointer(self._slots.result(result))
-            case Buffer(private=True):
-                base = self._private.at(self._plan.offsets[place])
-            case Buffer():
-                base = self._arena.at(self._plan.offsets[place])
-            case Outside(argument=argument):
-                base = self._pointer(self._slots.argument(argument.name))
-            case _:
-                base = self._image.at(self._places[place])
-        return base.at(operand.offset)
-
-    def _stamp(self, index: int, which: int) -> None:
-        if not self._traced:
-            return
-        now = self._f.intrinsic("llvm.readcyclecounter", I64)
-        count = len(self._plan.tasks)
-        row = self._pointer(Context.STAMPS).at(self._thread * (count * STAMPS * 8))
-        row.at((index * STAMPS + which) * 8).store(now)
+    with f.loop(0, count) as index:
+        row = rows.at(index * (8 * _ROW))
+        kernel, units, each, meet = (row.at(8 * i).load(I64) for i in range(4))
+        stamp(index, 0)
+        with f.when(meet > 0):
+            f.builder.call(barrier, [control.raw])
+        stamp(index, 1)
+        for at in range(MOST_OPERANDS):
+            slot, offset = (row.at(8 * (4 + 2 * at + i)).load(I64) for i in range(2))
+            base = context.at(slot * 8).load(POINTER)
+            own = thread * plan.private_bytes
+            more = f.select(slot.equals(Context.PRIVATE), own, f.i64(0))
+            pointers.at(8 * at).store(base.at(offset).at(more))
+        first = f.select(each > 0, f.i64(0), (thread * units) // plan.threads)
+        last = f.select(each > 0, units, ((thread + 1) * units) // plan.threads)
+        code = kernels.at(kernel * 8).load(POINTER)
+        f.call_pointer(code, _KERNEL, pointers, first, last)
+        stamp(index, 2)
+    f.builder.call(barrier, [control.raw])

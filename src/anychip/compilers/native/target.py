@@ -84,7 +84,7 @@ class NativeTarget:
         planned = time.perf_counter()
         image = self._image(plan, module, isa)
         packed = time.perf_counter()
-        written = write_step(plan, dict(image.offsets), isa)
+        written = write_step(plan, isa)
         emitted = time.perf_counter()
         code = jit.build(written, ["step"], isa)
         if time.perf_counter() - started > options.timeout_s:
