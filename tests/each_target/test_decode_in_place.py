@@ -1,4 +1,4 @@
-"""A decode step must not copy its KV cache: at long contexts that would cost more than reading it."""
+"""A decode step must not copy its KV cache: at long contexts that costs more than reading it."""
 
 from __future__ import annotations
 
