@@ -13,9 +13,10 @@ _LEFT, _WIDTH, _LINE = 230, 940, 24
 
 
 def label(row: Row) -> str:
-    """How a row is named in charts: chip, count and precision."""
+    """How a row is named in charts: chip, count and precision; and how, unless by its twin."""
     count = f" ×{row['count']}" if row["count"] != 1 else ""
-    return f"{row['chip']}{count} {row['precision']}"
+    how = "" if row["how"] == "twin" else f" {row['how']}"
+    return f"{row['chip']}{how}{count} {row['precision']}"
 
 
 def interval_chart(
@@ -74,22 +75,48 @@ def scatter_chart(rows: Sequence[Row], title: str) -> str:
     parts.append(
         f'<text class="tick" x="{width / 2}" y="{height - 10}" text-anchor="middle">'
         "tokens/s one user sees (right is faster)</text>"
-        '<text class="tick" x="8" y="30">$ per million tokens (down is cheaper)</text>'
+        '<text class="tick" x="8" y="34">$ per million tokens (down is cheaper)</text>'
     )
-    taken: list[tuple[float, float]] = []
-    for row, x, y in sorted(zip(shown, xs, ys, strict=True), key=lambda item: item[2]):
-        px, py = x_axis(x), y_axis(y)
-        ty = py + 4
-        while any(abs(px - ox) < 110 and abs(ty - oy) < 13 for ox, oy in taken):
-            ty -= 13
-        taken.append((px, ty))
-        tip = f"{label(row)}: {_tick(x)} tok/s per user, ${_tick(y)} per million tokens"
+    points = [(x_axis(x), y_axis(y)) for x, y in zip(xs, ys, strict=True)]
+    places = _label_places([row["chip"] for row in shown], points)
+    for row, (px, py), (tx, ty) in zip(shown, points, places, strict=True):
+        speed, cost = row["user_tok_s"]["value"], row["usd_per_mtok"]["value"]
+        tip = f"{label(row)}: {_tick(speed)} tok/s per user, ${_tick(cost)} per million tokens"
+        leader = (
+            f'<line class="leader" x1="{px:.1f}" y1="{py:.1f}" x2="{tx:.1f}" y2="{ty - 4:.1f}"/>'
+            if abs(ty - 4 - py) > 8
+            else ""
+        )
         parts.append(
-            f'<g class="{row["user_tok_s"]["kind"]}"><title>{escape(tip)}</title>'
+            f'<g class="{row["user_tok_s"]["kind"]}"><title>{escape(tip)}</title>{leader}'
             f'<circle class="mark" cx="{px:.1f}" cy="{py:.1f}" r="5"/>'
-            f'<text class="value" x="{px + 9:.1f}" y="{ty:.1f}">{escape(row["chip"])}</text></g>'
+            f'<text class="value" x="{tx:.1f}" y="{ty:.1f}">{escape(row["chip"])}</text></g>'
         )
     return "".join([*parts, "</svg>"])
+
+
+def _label_places(
+    texts: Sequence[str], points: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Where each text starts: beside its point, where it covers no point and no other text."""
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    places: list[tuple[float, float]] = []
+    for text, (x, y) in zip(texts, points, strict=True):
+        width = 6.6 * len(text)
+        shifts = sorted(range(-91, 92, 13), key=abs)
+        options = [(left, y + 4 + shift) for shift in shifts for left in (x + 9, x - 9 - width)]
+        clear = (
+            (left, base)
+            for left, base in options
+            if all(
+                left + width < x0 or left > x1 or base < y0 or base - 11 > y1
+                for x0, y0, x1, y1 in taken
+            )
+        )
+        left, base = next(clear, options[0])
+        taken.append((left, base - 11, left + width, base))
+        places.append((left, base))
+    return places
 
 
 def _vertical(x: float, top: float, bottom: float, text: str) -> str:
@@ -121,7 +148,7 @@ def _tick(value: float) -> str:
         return "0"
     if abs(value) >= 1e4 or abs(value) < 1e-3:
         return f"{value:.2g}" if abs(value) < 1e-3 else f"{value / 1000:.3g}k"
-    return f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def _open(width: int, height: int, title: str) -> str:
