@@ -150,3 +150,27 @@ def test_sort_puts_nans_last_and_zeros_together_as_jax_does():
     x = np.array([np.nan, 0.0, 2.0, -0.0, -np.inf, np.nan, -1.0], np.float32)
     places = np.arange(7, dtype=np.int32)
     check(lambda x, i: lax.sort((x, i), num_keys=1), [x, places], False)
+
+
+BY_SIZE = """func.func @main(%x: tensor<3xNxi32>, %n: tensor<3xNxi32>)
+    -> (tensor<3xNxi32>, tensor<3xNxi32>) {
+  %r:2 = "stablehlo.sort"(%x, %n) <{dimension = 1 : i64, is_stable = true}> ({
+  ^bb0(%a: tensor<i32>, %b: tensor<i32>, %i: tensor<i32>, %j: tensor<i32>):
+    %0 = stablehlo.abs %a : tensor<i32>
+    %1 = stablehlo.abs %b : tensor<i32>
+    %2 = stablehlo.compare LT, %0, %1 : (tensor<i32>, tensor<i32>) -> tensor<i1>
+    stablehlo.return %2 : tensor<i1>
+  }) : (tensor<3xNxi32>, tensor<3xNxi32>) -> (tensor<3xNxi32>, tensor<3xNxi32>)
+  return %r#0, %r#1 : tensor<3xNxi32>, tensor<3xNxi32>}"""
+
+
+@pytest.mark.parametrize("length", [2, 3, 31, 64, 200])
+def test_any_comparator_sorts_stably(length):
+    random = np.random.default_rng(length)
+    x = random.integers(-9, 10, (3, length)).astype(np.int32)
+    places = np.tile(np.arange(length, dtype=np.int32), (3, 1))
+    module = Module.from_mlir(BY_SIZE.replace("N", str(length)))
+    values, order = (np.asarray(r) for r in jax.jit(lambda *a: evaluate(module, *a))(x, places))
+    want = np.argsort(np.abs(x), axis=1, kind="stable")
+    assert np.array_equal(order, want)
+    assert np.array_equal(values, np.take_along_axis(x, want, 1))

@@ -90,6 +90,7 @@ def test_a_wrong_rule_is_found():
     assert "elements differ" in found.own_why
 
 
+@pytest.mark.timeout(3600)  # thousands of files
 def test_upstream_conformance_files_agree(capsys):
     folder = config.read("stablehlo_testdata")
     if folder is None:

@@ -59,6 +59,35 @@ func.func @complex_test() {
 """
 
 
+GENERIC = """"builtin.module"() <{sym_name = "jit_main"}> ({
+  "func.func"() <{function_type = () -> tensor<2xf32>, sym_name = "main"}> ({
+    %0 = "stablehlo.constant"() <{value = dense<[4.0, 9.0]> : tensor<2xf32>}> : () -> tensor<2xf32>
+    %1 = "stablehlo.constant"() <{value = dense<[2.0, 3.0]> : tensor<2xf32>}> : () -> tensor<2xf32>
+    %2 = "stablehlo.sqrt"(%0) : (tensor<2xf32>) -> tensor<2xf32>
+    CHECK
+    "func.return"(%2) : (tensor<2xf32>) -> ()
+  }) : () -> ()
+}) : () -> ()
+"""
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        '"stablehlo.custom_call"(%2, %1) <{call_target_name = "check.expect_close", '
+        "has_side_effect = true}> : (tensor<2xf32>, tensor<2xf32>) -> ()",
+        '"check.expect_close"(%2, %1) {max_ulp_difference = 4 : ui64} '
+        ": (tensor<2xf32>, tensor<2xf32>) -> ()",
+        '"check.expect_eq"(%2, %1) : (tensor<2xf32>, tensor<2xf32>) -> ()',
+        '"check.expect_eq_const"(%2) <{value = dense<[2.0, 3.0]> : tensor<2xf32>}> '
+        ": (tensor<2xf32>) -> ()",
+    ],
+)
+def test_generic_forms_of_a_check_return_both_sides(check):
+    ((got, want),) = sides(GENERIC.replace("CHECK", check))
+    assert got.tolist() == want.tolist() == [2, 3]
+
+
 def sides(text: str) -> list[tuple[np.ndarray, np.ndarray]]:
     rewritten, checks = returning_checks(text)
     results = [np.asarray(r) for r in evaluate(Module.from_mlir(rewritten))]

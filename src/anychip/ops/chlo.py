@@ -443,6 +443,8 @@ def _scan_work(op: OpView) -> Work:
 
 
 def _steps(op: OpView) -> int:
+    if "scan_dim_size" in op.attributes:
+        return op.attributes["scan_dim_size"]
     dimension = op.attributes["dimension"]
     shaped: Spec = op.inputs[0] if _input_count(op) else op.outputs[0]
     return shaped.sizes[dimension]

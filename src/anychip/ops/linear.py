@@ -299,6 +299,15 @@ CONVOLUTION_CASES = [
         reduced=9,
     ),
     case("f32[0,3,3,1]", "f32[2,2,1,1]", out="f32[0,2,2,1]", attributes=_conv()),
+    case(
+        "f32[1,4,1]",
+        "f32[2,1,1]",
+        out="f32[1,3,1]",
+        attributes="dimension_numbers = #stablehlo.conv<[b, 0, f]x[0, i, o]->[b, 0, f]>, "
+        "feature_group_count = 1 : i64, batch_group_count = 1 : i64",
+        expect=lambda x, w: x[:, :-1] * w[0] + x[:, 1:] * w[1],
+        reduced=2,
+    ),
 ]
 
 
@@ -308,7 +317,9 @@ def convolution(op: OpView, lhs: Any, rhs: Any) -> Any:
 
     The kernel is not flipped unless `window_reversal` says so.
     """
-    padding = [(int(low), int(high)) for low, high in op.attributes["padding"]]
+    rank = len(op.attributes["dimension_numbers"].kernel_spatial)
+    sides = op.attributes.get("padding", np.zeros((rank, 2), np.int64))
+    padding = [(int(low), int(high)) for low, high in sides]
     return convolve(op, lhs, rhs, padding)
 
 
@@ -376,6 +387,12 @@ def _cholesky_work(op: OpView) -> Work:
             expect=lambda a: np.swapaxes(np.linalg.cholesky(a), -1, -2),
             reduced=16,
         ),
+        case(
+            "f32[2,2]",
+            given={0: _definite((2, 2))},
+            expect=lambda a: np.linalg.cholesky(a).T,
+            reduced=4,
+        ),
         case("f32[0,2,2]", attributes="lower = true"),
     ],
     reference="it has no rule for this op",
@@ -385,7 +402,7 @@ def cholesky(op: OpView, a: Any) -> Any:
 
     Only the named triangle of a is read.
     """
-    if op.attributes["lower"]:
+    if op.attributes.get("lower", False):
         return jnp.tril(lax.linalg.cholesky(a, symmetrize_input=False))
     lower = lax.linalg.cholesky(_adjoint(a), symmetrize_input=False)
     return _adjoint(jnp.tril(lower))

@@ -52,7 +52,7 @@ def _along(dimension: int) -> str:
 
 def _sort_work(op: OpView) -> Work:
     """n·log₂n comparisons for each sorted line."""
-    length = op.inputs[0].sizes[op.attributes["dimension"]] if op.inputs[0].shape else 1
+    length = op.inputs[0].sizes[op.attributes.get("dimension", -1)] if op.inputs[0].shape else 1
     lines = op.inputs[0].size // max(1, length)
     comparisons = lines * length * math.ceil(math.log2(max(2, length)))
     return moved(op) + region(op.regions[0]) * comparisons
@@ -112,6 +112,7 @@ def _sort_work(op: OpView) -> Work:
         ),
         case("f32[4,5]", attributes=_along(0), region=_BY_SIZE, draw="small"),
         case("i32[8]", attributes=_along(0), region=_by("LE", "i32"), draw="small"),
+        case("f32[2,3]", region=_by("LT", "f32"), expect=np.sort),
         case("f32[0]", attributes=_along(0), region=_by("LT", "f32")),
         case("f32[2,0]", attributes=_along(0), region=_BY_SIZE),
     ],
@@ -121,7 +122,7 @@ def sort(op: OpView, *operands: Any, bodies: tuple[Any, ...]) -> tuple[Any, ...]
 
     NaN under a comparator that is not a total order is nobody's guarantee; here it sorts last.
     """
-    dimension = op.attributes["dimension"] % max(1, operands[0].ndim)
+    dimension = op.attributes.get("dimension", -1) % max(1, operands[0].ndim)
     keys = lexicographic(op.regions[0])
     if keys is None:
         return _merge_sort(operands, dimension, bodies[0])

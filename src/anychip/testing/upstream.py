@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from anychip.core import ir
 from anychip.core.errors import InputError
 
 REDUCED = 256
@@ -58,6 +59,13 @@ _PAIR = re.compile(
     r"check\.expect_(?:almost_eq|eq|close)\s*\(?" + _VALUE + r",\s*" + _VALUE + r"\)?"
     r"[^:\n]*:\s*(tensor<[^,\n]*>)[^\n]*"
 )
+_GENERIC = re.compile(
+    r'"check\.\w+"\(' + _VALUE + r",\s*" + _VALUE + r"\)[^:]*?(?:max_ulp_difference[^:]*:[^:]*)?"
+    r":\s*\((tensor<.*?>), tensor<.*?>\)\s*->\s*\(\)"
+)
+_GENERIC_CONSTANT = re.compile(
+    r'"check\.\w+"\(' + _VALUE + r"\)\s*<\{[^}]*?value = (dense<.*?>) : (tensor<[^}]*?>)[,}].*"
+)
 _FUNCTION = re.compile(r"func\.func (?:public )?@(\w+)\(([^)]*)\)\s*(?:->\s*[^\n]*?)?\s*\{[ \t]*\n")
 
 
@@ -66,6 +74,7 @@ def returning_checks(text: str) -> tuple[str, int]:
 
     Raises InputError when it has none, or when `main` takes arguments.
     """
+    text = _pretty(text)
     start, end, head = _checking_function(text)
     body = text[start:end]
     got: list[str] = []
@@ -81,7 +90,7 @@ def returning_checks(text: str) -> tuple[str, int]:
         want.append(f"%expected_{len(want)}")
         return f"{want[-1]} = stablehlo.constant {match[2]} : {match[3]}"
 
-    for pattern in (_CALLED, _CONSTANT, _PAIR):
+    for pattern in (_CALLED, _CONSTANT, _PAIR, _GENERIC, _GENERIC_CONSTANT):
         body = pattern.sub(noted, body)
     if "check." in body:
         raise InputError(f"a check is spelled in a way not known here: {_line(body, 'check.')}")
@@ -91,6 +100,16 @@ def returning_checks(text: str) -> tuple[str, int]:
     returned = f"\n  return {', '.join(got + want)} : {all_types}\n"
     header = f"func.func public @main() -> ({all_types}) {{\n"
     return text[:head] + header + lines + returned + text[end:], len(got)
+
+
+def _pretty(text: str) -> str:
+    """The program in MLIR's short form, whatever form it came in.
+
+    Text with the short form of `check.…` ops, which only their dialect can read, stays as it is.
+    """
+    if re.search(r"^\s*check\.", text, flags=re.MULTILINE):
+        return text
+    return ir.to_text(ir.parse(text, foreign=re.findall(r'"(check\.\w+)"', text)))
 
 
 def _checking_function(text: str) -> tuple[int, int, int]:
