@@ -1,5 +1,7 @@
 """MLIR attributes as Python values: ints, strings, tuples, arrays, small frozen dataclasses."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math

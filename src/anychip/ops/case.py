@@ -1,5 +1,7 @@
 """Case: a small program around one op, with inputs drawn from a seed, to judge targets by."""
 
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import re

@@ -1,5 +1,8 @@
 """Client HLO: library functions, top-k, ragged products and scans, as frontends emit them."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import math

@@ -5,6 +5,9 @@ One program alone is one replica and one partition. Several are emulated by `jax
 `jax.vmap(lambda x: evaluate(module, x), axis_name="replica")(stacked)`.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,8 @@
 """Calls, composites, loops, branches, tuples, and the custom calls whose meaning is known."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,8 @@
 """Ops whose shapes are operands: these must be concrete, or the result type static."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from typing import Any

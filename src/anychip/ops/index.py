@@ -1,5 +1,8 @@
 """Ops that read or write at positions given as data: gather, scatter, dynamic slices."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -3,6 +3,9 @@
 Slow on purpose in Python, but traceable: `jax.jit(lambda *a: evaluate(module, *a))` compiles it.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections import Counter

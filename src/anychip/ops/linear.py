@@ -1,5 +1,8 @@
 """Ops a matrix unit does, and the factorisations and transforms built on them."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import math

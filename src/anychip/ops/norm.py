@@ -1,5 +1,8 @@
 """Batch normalisation: forward with and without statistics, and its gradient."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,7 @@
 """Random bits and numbers. Bits are defined by their algorithm; `rng` is only a distribution."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,8 @@
 """Ops that combine many elements into one: reductions, windows, and windows run backwards."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import itertools

@@ -1,5 +1,8 @@
 """Ops that make, place and rearrange elements without computing on them."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from typing import Any

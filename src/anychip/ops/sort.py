@@ -1,5 +1,8 @@
 """Sorting by any comparator: lexicographic ones through XLA's sort, all others by a merge sort."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import math

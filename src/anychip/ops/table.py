@@ -1,5 +1,7 @@
 """The op table: for every op its meaning, its work, the unit that does it, and its cases."""
 
+# pyright: reportUnknownVariableType=false, reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import importlib
@@ -43,7 +45,9 @@ class Op:
     refusal: Callable[[OpView], str] = lambda view: ""
     inexpressible: str = ""
 
-    def __call__(self, view: OpView, *operands: Any, bodies: tuple[Any, ...] = ()) -> tuple:
+    def __call__(
+        self, view: OpView, *operands: Any, bodies: tuple[Any, ...] = ()
+    ) -> tuple[Any, ...]:
         """Results in order. `bodies` are the op's regions as functions of arrays."""
         if reason := self.refusal(view):
             raise UnsupportedError(f"{self.name} at {view.origin}: {reason}")

@@ -1,5 +1,7 @@
 """Tokens, which only order, and the ops that talk to partners outside the program."""
 
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from typing import Any

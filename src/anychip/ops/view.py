@@ -1,5 +1,8 @@
 """A Module read once into plain Python: functions, blocks, ops, values. No MLIR objects survive."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,8 @@
 """Run Cases of the op table through the interpreter, on one process or a grid of them."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,8 +16,8 @@ from anychip.ops.case import Case
 Arrays = tuple[np.ndarray, ...]
 
 # Cases are many and tiny: compiling them quickly matters, running them fast does not.
-_QUICKLY: dict[str, bool | int] = {
-    "xla_backend_optimization_level": 0,
+_QUICKLY: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": True,
 }
 

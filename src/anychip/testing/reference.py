@@ -3,6 +3,8 @@
 Many programs share one child process; when it dies, a new one goes on after the culprit.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json

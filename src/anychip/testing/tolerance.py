@@ -1,5 +1,8 @@
 """How far two answers may lie apart: one table, element type → (rtol, atol), widened by sums."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import math
