@@ -10,6 +10,7 @@ from anychip.mapper.economics import (
     AMORTISED_YEARS,
     HOURS_PER_YEAR,
     PUE,
+    SERVER,
     USD_PER_KWH,
     USED_SHARE,
 )
@@ -32,8 +33,11 @@ def test_a_purchase_is_spread_over_the_hours_it_works(hand_chip):
     assert found is not None
     assert found.owned
     hours = AMORTISED_YEARS.value * HOURS_PER_YEAR * USED_SHARE.value
-    assert found.value == pytest.approx(30000 / hours)
+    assert found.value == pytest.approx(30000 * SERVER.value / hours)
     assert found.low < found.value < found.high
+    machine = price(hand_chip(family="soc", usd_per_hour=None, purchase_usd=_fact(30000)))
+    assert machine is not None
+    assert machine.value == pytest.approx(30000 / hours)  # a whole machine needs no server
 
 
 def test_no_price_is_no_price(hand_chip):

@@ -37,6 +37,16 @@ PUE = Fact(
     confidence="medium",
     note="power usage effectiveness: facility power over machine power",
 )
+SERVER = Fact(
+    value=1.4,
+    low=1.15,
+    high=2.5,
+    source="assumed: a card with its share of server, network and rack costs this many times the "
+    "card alone; little for the dearest cards, much for the cheapest",
+    confidence="low",
+)
+WHOLE_MACHINES = ("cpu", "soc", "wafer")
+"""Families whose purchase price is that of the machine, not of a card that needs one."""
 ASSUMED_PRICE_SPREAD = 0.3
 """Relative range of a price that states none: discounts and dates differ that much. Assumed."""
 HOURS_PER_YEAR = 8766
@@ -55,7 +65,8 @@ class Price:
 
 def price(spec: ChipSpec, system: SystemSpec | None = None) -> Price | None:
     """A chip's hourly price: of the system if it has one, else the chip's, else its purchase price
-    spread over the hours it works; None when nobody states any.
+    (a card's with its share of a server) spread over the hours it works; None when nobody states
+    any.
     """
     rented = (system.usd_per_hour if system is not None else None) or spec.usd_per_hour
     if rented is not None:
@@ -65,15 +76,18 @@ def price(spec: ChipSpec, system: SystemSpec | None = None) -> Price | None:
     if bought is None:
         return None
     low, high = _range(bought)
+    is_whole = spec.family in WHOLE_MACHINES
+    server = Fact(value=1.0, source="the whole machine") if is_whole else SERVER
     hours = AMORTISED_YEARS.value * HOURS_PER_YEAR * USED_SHARE.value
     most = (AMORTISED_YEARS.high or 0) * HOURS_PER_YEAR * (USED_SHARE.high or 0)
     least = (AMORTISED_YEARS.low or 0) * HOURS_PER_YEAR * (USED_SHARE.low or 0)
+    around = "" if is_whole else f" and {server.value:g} times that with a share of a server"
     return Price(
-        value=bought.value / hours,
-        low=low / most,
-        high=high / least,
+        value=bought.value * server.value / hours,
+        low=low * server.range[0] / most,
+        high=high * server.range[1] / least,
         owned=True,
-        source=f"{bought.value:g} USD over {AMORTISED_YEARS.value:g} years at "
+        source=f"{bought.value:g} USD{around}, over {AMORTISED_YEARS.value:g} years at "
         f"{USED_SHARE.value:.0%} use, plus electricity ({bought.source})",
     )
 
