@@ -15,13 +15,31 @@ from anychip.core.dtypes import dtype
 from anychip.core.errors import AnychipError, InputError, UnsupportedError
 from anychip.core.origin import scope as origin_scope
 from anychip.core.weights import Weight
-from anychip.frontends.onnx.fold import LIMIT, Sizes, TooLarge, first_symbol, settle, symbols_of
+from anychip.frontends.onnx.fold import (
+    LIMIT,
+    Sizes,
+    TooLarge,
+    check_extent,
+    first_symbol,
+    settle,
+    symbols_of,
+)
 from anychip.frontends.onnx.graph import Graph, Node
 from anychip.frontends.onnx.report import Failure, raise_failures
 from anychip.frontends.onnx.table import EXPLAINED, TABLE, Call, Entry
 
 _KNOWN_WEIGHT_BYTES = 1 << 26
-_MODEL_ERRORS = (TypeError, ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError)
+_UNROLLED_TURNS = 4096
+_MODEL_ERRORS = (
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    ZeroDivisionError,
+    MemoryError,
+    AssertionError,  # jnp.einsum, for sizes that disagree
+)
 """What numpy and JAX raise when shapes or attributes of the model contradict each other."""
 
 
@@ -47,10 +65,12 @@ class _Poisoned(Exception):
 class Evaluation:
     """One evaluation of one model. `touched` names the weights that entered as arrays."""
 
-    def __init__(self, path: str, graph: Graph, seed: int | None = None):
-        self.path, self.graph, self.seed = path, graph, seed
+    def __init__(self, path: str, graph: Graph, *, seed: int | None, symbolic: bool):
+        self.path, self.graph = path, graph
+        self.seed, self.symbolic = seed, symbolic
         self.sources: list[str] = []
         self.touched: dict[str, Weight] = {}
+        self.turns_left = _UNROLLED_TURNS
         self._file = path.rsplit("/", 1)[-1]
         self._arrays: Mapping[str, Any] = {}
         self._failures: list[Failure] = []
@@ -64,6 +84,7 @@ class Evaluation:
         needed. Raises UnsupportedError listing every node that cannot be expressed.
         """
         self._arrays, self._failures, self.sources = arrays, [], []
+        self.turns_left = _UNROLLED_TURNS
         self._scope = ChainMap(dict(inputs))
         outputs = self._graph(self.graph)
         raise_failures(self.path, self.graph, self._failures)
@@ -101,12 +122,13 @@ class Evaluation:
     def known(self, value: Any) -> np.ndarray | None:
         """The value as a numpy array (of objects when sizes are symbolic), None if not known."""
         import jax
+        from jax.core import Tracer
 
         if isinstance(value, Weight):
             return value.array() if value.nbytes <= _KNOWN_WEIGHT_BYTES else None
         if isinstance(value, Sizes):
             return value.values
-        if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
+        if isinstance(value, jax.Array) and not isinstance(value, Tracer):
             return np.asarray(value)
         if isinstance(value, np.ndarray | np.generic | int | float | bool):
             return np.asarray(value)
@@ -144,6 +166,8 @@ class Evaluation:
                 _refuse_text(node, values)
                 with jax.named_scope(label):
                     outputs = self._apply(node, values)
+                for output in outputs:
+                    check_extent(getattr(output, "shape", ()), "a result")
             except _Poisoned:
                 pass  # the node inside is already among the failures
             except _NotKnown as error:
@@ -214,7 +238,7 @@ class Evaluation:
             return None
         if entry.folds:
             return self._fold_numpy(entry, node, values)
-        if any(isinstance(v, Sizes) for v in present):
+        if not entry.eager or any(isinstance(v, Sizes) for v in present):
             return None
         return self._fold_eagerly(entry, node, values)
 
@@ -259,9 +283,7 @@ class Evaluation:
             if any(int(np.prod(s.shape, dtype=object)) > LIMIT for s in leaves):
                 return None
             outputs = rule(*(jnp.asarray(values[i]) for i in moving))
-            return [
-                np.asarray(o) if isinstance(o, jax.Array | np.generic) else o for o in outputs
-            ]
+            return [np.asarray(o) if isinstance(o, jax.Array | np.generic) else o for o in outputs]
 
 
 def _refuse_text(node: Node, values: Sequence[Any]) -> None:

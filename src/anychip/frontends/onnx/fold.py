@@ -6,6 +6,7 @@ evaluated here with numpy; a symbolic dimension stays an expression such as `2*b
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from anychip.core.errors import UnsupportedError
+from anychip.core.errors import InputError, UnsupportedError
 
 LIMIT = 1 << 16
 """Known values above this many elements are computed by the program instead."""
 
 
+MOST = 1 << 22
+"""No table or grid that a rule computes while loading has more elements."""
+
+
 class TooLarge(Exception):
     """A known value would be too large to keep; compute it in the program instead."""
+
+
+_INT64 = np.dtype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -28,14 +36,14 @@ class Sizes:
     """An integer array of which some elements are symbolic dimension expressions."""
 
     values: np.ndarray  # of object
-    dtype: np.dtype = np.dtype(np.int64)
+    dtype: np.dtype = _INT64
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.values.shape
 
 
-def settle(value: Any, like: np.dtype = np.dtype(np.int64)) -> Any:
+def settle(value: Any, like: np.dtype = _INT64) -> Any:
     """An object array of numbers as a plain array when nothing in it is symbolic, else as Sizes."""
     if not isinstance(value, np.ndarray) or value.dtype != object:
         return value
@@ -54,6 +62,20 @@ def from_shape(shape: Sequence[Any]) -> Any:
     values = np.empty(len(shape), object)
     values[:] = [d if not isinstance(d, int | np.integer) else int(d) for d in shape]
     return settle(values) if len(shape) else np.zeros(0, np.int64)
+
+
+def bounded(count: int, what: str) -> int:
+    """`count`, if a table of that size may be made while loading. Raises InputError otherwise."""
+    if not 0 <= count <= MOST:
+        raise InputError(f"{what} of {count} elements is out of range (0 to {MOST})")
+    return count
+
+
+def check_extent(shape: Sequence[Any], what: str) -> None:
+    """Refuse tensors no machine holds; their sizes overflow the arithmetic on shapes."""
+    sizes = [int(d) for d in shape if isinstance(d, int | np.integer)]
+    if math.prod(sizes) >= 1 << 45 or any(s >= 1 << 31 for s in sizes):
+        raise InputError(f"{what} of shape {list(shape)} has {math.prod(sizes)} elements")
 
 
 def is_symbolic(value: Any) -> bool:

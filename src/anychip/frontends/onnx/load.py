@@ -16,6 +16,7 @@ from anychip.core.module import Module
 from anychip.core.signature import Argument
 from anychip.core.weights import Weights
 from anychip.frontends.onnx.evaluate import TEXT, Evaluation
+from anychip.frontends.onnx.fold import check_extent
 from anychip.frontends.onnx.graph import Port
 from anychip.frontends.onnx.read import Model, read
 
@@ -28,6 +29,7 @@ def load(
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, Shape | Sequence[Shape] | None] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
+    guards: Sequence[str] = (),
     seed: int | None = None,
     name: str = "",
 ) -> Module:
@@ -37,7 +39,8 @@ def load(
     where it gives none; `dims` fixes some. `shapes` overrides the shape of an input: a tuple of
     sizes, names and None; a list of such tuples gives a sequence input its elements; None makes an
     optional input absent. `constants` gives inputs a fixed value: they stop being arguments, and
-    what is computed from them may decide shapes. `seed` fixes the noise of random ops.
+    what is computed from them may decide shapes. `guards` are facts about symbolic dimensions that
+    the model relies on (`"mod(height, 32) == 0"`). `seed` fixes the noise of random ops.
 
     Argument and result names are the model's; sequences become `name.0`, `name.1`, …. Weights are
     named arguments, read from the file's memory map when touched. Element types are ONNX's own,
@@ -56,7 +59,8 @@ def load(
     plans = [_plan(model, port, renamed, (constants or {}).get(port.name)) for port in ports]
     renamed.check_all_used(dims or {})
     inputs = [a for plan in plans for a in plan.arguments]
-    evaluation = Evaluation(model.path, model.graph, seed)
+    symbolic = any(isinstance(d, str) for a in inputs for d in a.shape)
+    evaluation = Evaluation(model.path, model.graph, seed=seed, symbolic=symbolic)
 
     def evaluate(arrays: Sequence[Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         rest = iter(arrays)
@@ -71,7 +75,7 @@ def load(
         return list(outputs.values())
 
     with jax.enable_x64(True):
-        jax.eval_shape(dry, *_specs(inputs))
+        jax.eval_shape(dry, *_specs(inputs, guards))
     touched = list(evaluation.touched.values())
     weights = [Argument(w.name, w.shape, w.dtype, "weight") for w in touched]
 
@@ -80,15 +84,20 @@ def load(
         named = {w.name: a for w, a in zip(touched, rest, strict=True)}
         return list(evaluate(given, named).values())
 
-    return to_module(
-        fn,
-        [*inputs, *weights],
-        name=name or model.graph.name or "onnx",
-        result_names=names,
-        weights=Weights(tuple(touched)),
-        sources=evaluation.sources,
-        x64=True,
-    )
+    try:
+        return to_module(
+            fn,
+            [*inputs, *weights],
+            name=name or model.graph.name or "onnx",
+            result_names=names,
+            weights=Weights(tuple(touched)),
+            sources=evaluation.sources,
+            guards=guards,
+            x64=True,
+        )
+    except (ValueError, TypeError, OverflowError) as error:  # MLIR's verifier, through JAX
+        text = " ".join(str(error).split())[:600]
+        raise InputError(f"attributes contradict each other: {text}", path=model.path) from error
 
 
 def read_model(source: str | Path | bytes, name: str = "") -> Model:
@@ -183,7 +192,9 @@ def _argument(model: Model, port: Port, dims: _Dims) -> Argument:
             f"{model.path}: input {port.name} has no rank; "
             f"give it a shape: shapes={{{port.name!r}: (…)}}"
         )
-    return Argument(port.name, dims.of(port), port.dtype)
+    shape = dims.of(port)
+    check_extent(shape, f"{model.path}: input {port.name}")
+    return Argument(port.name, shape, port.dtype)
 
 
 def _bound(port: Port, constant: Any) -> Any:
@@ -241,11 +252,11 @@ _RESERVED = {"max", "min", "floordiv", "mod", "non_negative"}
 """Words of JAX's dimension expressions."""
 
 
-def _specs(arguments: Sequence[Argument]) -> list[Any]:
+def _specs(arguments: Sequence[Argument], guards: Sequence[str]) -> list[Any]:
     import jax
     from jax import export
 
-    scope = export.SymbolicScope()
+    scope = export.SymbolicScope(guards)
 
     def shape(argument: Argument) -> Any:
         text = ",".join(str(d) for d in argument.shape)
@@ -273,5 +284,3 @@ def _flat(model: Model, evaluation: Evaluation, outputs: Sequence[Any]) -> dict[
     if not flat:
         raise UnsupportedError(f"{model.path}: no output is a tensor (all are absent or empty)")
     return flat
-
-

@@ -159,7 +159,7 @@ def _dense(sparse: Any, path: str) -> tuple[Weight, Any]:
     values = to_array(sparse.values, path)
     indices = to_array(sparse.indices, path)
     if indices.ndim == 2 and indices.shape[1] == len(dims):
-        flat = np.ravel_multi_index(tuple(indices.T), tuple(dims), mode="clip")
+        flat = np.asarray(np.ravel_multi_index(tuple(indices.T), tuple(dims), mode="clip"))
     else:
         flat = indices.reshape(-1)
     if len(flat) != values.size or (len(flat) and (flat.min() < 0 or flat.max() >= size)):
@@ -185,7 +185,7 @@ def _opsets(proto: Any, path: str) -> dict[str, int]:
         raise InputError("no opset is imported", path=path, field="opset_import")
     if opsets.get("", 1) > newest:
         raise UnsupportedError(
-            f"{path} uses ONNX opset {opsets['']}; the installed onnx package knows up to {newest}. "
+            f"{path} uses ONNX opset {opsets['']}; the installed onnx package knows {newest}. "
             "Upgrade onnx, or export the model at an older opset."
         )
     return opsets
@@ -202,7 +202,7 @@ def _check(proto: Any, path: str) -> None:
             port.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(checked)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"the model is not valid: {_first_lines(error)}", path=path) from None
 
 
@@ -231,7 +231,7 @@ def _origins(graph: Any) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for node in graph.node:
         for output in node.output:
-            found[output] = (node.name, node.op_type)
+            found[_text(output)] = (_text(node.name), _text(node.op_type))
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 found.update(_origins(inner))
@@ -252,9 +252,10 @@ class _Converter:
         self.weight_names = set(taken)
 
     def graph(self, proto: Any) -> Graph:
-        values = {t.name: to_array(t, self.path) for t in proto.initializer}
-        inputs = [self.port(i.name, i.type) for i in proto.input if i.name not in values]
-        outputs = [self.port(o.name, o.type) for o in proto.output]
+        values = {_text(t.name): to_array(t, self.path) for t in proto.initializer}
+        inputs = [self.port(_text(i.name), i.type) for i in proto.input]
+        inputs = [i for i in inputs if i.name not in values]
+        outputs = [self.port(_text(o.name), o.type) for o in proto.output]
         nodes = []
         for node in self.nodes(proto):
             if node.op == "Constant" and not node.domain:
@@ -263,7 +264,9 @@ class _Converter:
                 nodes.append(node)
         weights = {n: self.weight(n, v) for n, v in values.items() if _is_weight(v)}
         constants = {n: v for n, v in values.items() if n not in weights}
-        return Graph(proto.name, tuple(nodes), tuple(inputs), tuple(outputs), constants, weights)
+        return Graph(
+            _text(proto.name), tuple(nodes), tuple(inputs), tuple(outputs), constants, weights
+        )
 
     def weight(self, name: str, value: np.ndarray) -> Weight:
         """A Weight held in memory; sibling subgraphs may use one name twice, weights may not."""
@@ -275,25 +278,30 @@ class _Converter:
         return replace(Weights.from_arrays({unique: value})[unique], source=self.path)
 
     def nodes(self, proto: Any) -> tuple[Node, ...]:
-        """Nodes in order; one made by expanding a function takes the name of that function's node."""
+        """Nodes in order; those of an expanded function take the name of that function's node."""
         made: list[Node] = []
         owner: tuple[str, str] | None = None
         for raw in reversed(proto.node):
-            outputs = tuple(raw.output)
+            outputs = tuple(_text(o) for o in raw.output)
             known = [self.origins[o] for o in outputs if o in self.origins]
             owner = known[0] if known else owner
-            name = raw.name
+            name = _text(raw.name)
             if owner and not name:
                 name = owner[0] or next((o for o in outputs if o in self.origins), "")
             made.append(self.node(raw, name))
         return tuple(reversed(made))
 
     def node(self, raw: Any, name: str) -> Node:
-        domain = "" if raw.domain in STANDARD else raw.domain
-        attributes = {a.name: self.attribute(a, raw) for a in raw.attribute}
-        version = self.version(raw.op_type, domain)
+        op, domain = _text(raw.op_type), _text(raw.domain)
+        domain = "" if domain in STANDARD else domain
         return Node(
-            raw.op_type, name, tuple(raw.input), tuple(raw.output), attributes, domain, version
+            op=op,
+            name=name,
+            inputs=tuple(_text(i) for i in raw.input),
+            outputs=tuple(_text(o) for o in raw.output),
+            attributes={_text(a.name): self.attribute(a, name or op) for a in raw.attribute},
+            domain=domain,
+            version=self.version(op, domain),
         )
 
     def version(self, op: str, domain: str) -> int:
@@ -304,7 +312,7 @@ class _Converter:
             return imported
         return defs.get_schema(op, imported, domain).since_version
 
-    def attribute(self, proto: Any, node: Any) -> Any:
+    def attribute(self, proto: Any, node: str) -> Any:
         from onnx import AttributeProto as A
 
         readers = {
@@ -325,7 +333,7 @@ class _Converter:
             raise InputError(
                 f"attribute {proto.name} has type {proto.type}",
                 path=self.path,
-                field=f"node {node.name or node.op_type}",
+                field=f"node {node}",
             )
         return readers[proto.type]()
 
@@ -374,9 +382,14 @@ def _is_weight(value: np.ndarray) -> bool:
     return value.ndim > 1 or value.size > 8
 
 
+def _text(value: Any) -> str:
+    """A string field; protobuf hands out bytes when they are not UTF-8."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
 def _dim(proto: Any) -> int | str | None:
     """A size, a symbol, or None; exporters write "?" and -1 for sizes they do not know."""
     which = proto.WhichOneof("value")
     if which == "dim_value":
         return proto.dim_value if proto.dim_value >= 0 else None
-    return proto.dim_param.strip("?") or None
+    return _text(proto.dim_param).strip("?") or None

@@ -2,7 +2,8 @@
 
 A rule is a function of a Call and the node's inputs. Inputs arrive as JAX arrays; those at
 positions in `known` arrive as numpy arrays (sizes that are symbolic as an object array). A rule
-that `folds` computes with `call.xp` only, so that it also runs on numpy when all inputs are known.
+that `folds` computes with `call.xp` only, so that it also runs on numpy when all inputs are known;
+one that is `eager` then runs under JAX at once.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class Evaluator(Protocol):
         ...
 
     seed: int | None
+    turns_left: int
+    """How many more loop turns may be unrolled."""
+    symbolic: bool
+    """Whether any size of the model is symbolic."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,18 @@ class Call:
             raise InputError(f"{self.node.kind} lacks attribute {name!r}", field=self.node.label)
         return self.node.attributes[name]
 
+    def composite(self, one: Any, *arrays: Any, **attributes: Any) -> Any:
+        """Emit a composite; its plain body in a model with symbolic sizes.
+
+        JAX hands those sizes to every function, a composite's body included, and then fails.
+        """
+        import jax
+
+        if not self.evaluator.symbolic:
+            return one(*arrays, **attributes)
+        with jax.named_scope(one.full_name):
+            return one.body(*arrays, **attributes)
+
     def unsupported(self, why: str) -> UnsupportedError:
         """The error of a rule; the evaluator adds node, file and the other failures."""
         return UnsupportedError(why)
@@ -81,6 +98,7 @@ class Entry:
     rule: Rule
     known: Positions | Callable[[Node], Positions] = ()
     folds: bool = False
+    eager: bool = False  # runs under JAX while loading when all inputs are known and small
     raw: bool = False  # takes values as they are: numpy, Sizes, lists, weights
 
     def known_positions(self, node: Node) -> Positions:
@@ -105,6 +123,7 @@ def op(
     domain: str = "",
     known: Positions | Callable[[Node], Positions] = (),
     folds: bool = False,
+    eager: bool = False,
     raw: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Enter a rule for these ops."""
@@ -112,7 +131,7 @@ def op(
     def enter(rule: Rule) -> Rule:
         for name in names:
             assert (domain, name) not in TABLE, f"{domain}.{name} is entered twice"
-            TABLE[domain, name] = Entry(rule, known, folds, raw)
+            TABLE[domain, name] = Entry(rule, known, folds, eager, raw)
         return rule
 
     return enter

@@ -78,7 +78,9 @@ def external(tensor: Any, path: str) -> Weight:
         available = target.stat().st_size
         length = int(entries.get("length", "0") or 0) or available - offset
     except ValueError:
-        raise InputError("external data offset or length is no number", path=path, field=field) from None
+        raise InputError(
+            "external data offset or length is no number", path=path, field=field
+        ) from None
     except OSError as error:
         raise InputError(
             f"external data file {location!r} cannot be read: {error.strerror}",

@@ -2,6 +2,7 @@
 
 from anychip.frontends.onnx.rules import (
     attention,
+    cast,
     contrib,
     contrib_attention,
     contrib_quant,
@@ -9,6 +10,7 @@ from anychip.frontends.onnx.rules import (
     conv,
     image,
     index,
+    layout,
     math,
     ml,
     norm,
@@ -24,6 +26,7 @@ from anychip.frontends.onnx.rules import (
 
 __all__ = [
     "attention",
+    "cast",
     "contrib",
     "contrib_attention",
     "contrib_quant",
@@ -31,6 +34,7 @@ __all__ = [
     "conv",
     "image",
     "index",
+    "layout",
     "math",
     "ml",
     "norm",

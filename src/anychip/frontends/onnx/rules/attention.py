@@ -102,7 +102,9 @@ def attention(
     if call.wants(3) or q.dtype.kind not in "fV" or q.dtype == np.float64:
         out, logits = _explicit(call, q, k, v, both, scale, softcap)
     else:
-        out = composites.attention(q, k, v, _four(both), scale=float(scale), softcap=float(softcap))
+        out = call.composite(
+            composites.attention, q, k, v, _four(both), scale=float(scale), softcap=float(softcap)
+        )
         logits = None
     out = merged(out) if flat else out
     return (out, *present, logits)[: 4 if call.wants(3) else 3]

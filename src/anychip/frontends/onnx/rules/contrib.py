@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from anychip.frontends.onnx.rules.conv import convolve, per_channel
-from anychip.frontends.onnx.rules.norm import _normalised
+from anychip.frontends.onnx.rules.norm import normalised
 from anychip.frontends.onnx.table import MICROSOFT, Call, op
 from anychip.ops import composites
 
@@ -26,10 +26,10 @@ def skip_layer_normalization(
     """Layer norm of x + skip + bias; the fourth output is that sum."""
     total = x + skip if bias is None else x + skip + bias
     eps = call.attr("epsilon", 1e-12)
-    out = composites.layer_norm(total, gamma, beta, eps=eps)
+    out = call.composite(composites.layer_norm, total, gamma, beta, eps=eps)
     if not (call.wants(1) or call.wants(2)):
         return out, None, None, total
-    _, mean, inverse = _normalised(_wide(total), -1, eps)
+    _, mean, inverse = normalised(_wide(total), -1, eps)
     return out, mean, inverse, total
 
 
@@ -39,7 +39,7 @@ def skip_simplified_layer_normalization(
 ) -> Any:
     total = x + skip if bias is None else x + skip + bias
     eps = call.attr("epsilon", 1e-12)
-    out = composites.rms_norm(total, gamma, eps=eps)
+    out = call.composite(composites.rms_norm, total, gamma, eps=eps)
     return out, None, _inverse_rms(total, eps) if call.wants(2) else None, total
 
 
@@ -49,7 +49,7 @@ def simplified_layer_normalization(call: Call, x: Any, scale: Any) -> Any:
     if axis != x.ndim - 1:
         raise call.unsupported("normalises over more than the last axis; use RMSNormalization")
     eps = call.attr("epsilon", 1e-5)
-    out = composites.rms_norm(x, scale, eps=eps)
+    out = call.composite(composites.rms_norm, x, scale, eps=eps)
     return out, _inverse_rms(x, eps) if call.wants(1) else None
 
 
@@ -75,7 +75,7 @@ def embed_layer_normalization(
         positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     total = words[ids] + places[positions]
     total = total if kinds is None or segments is None else total + kinds[segments]
-    out = composites.layer_norm(total, gamma, beta, eps=call.attr("epsilon", 1e-12))
+    out = call.composite(composites.layer_norm, total, gamma, beta, eps=call.attr("epsilon", 1e-12))
     count = jnp.zeros(ids.shape[0], np.int32)
     if mask is not None:
         count = jnp.sum(mask, axis=1).astype(np.int32)
@@ -84,17 +84,17 @@ def embed_layer_normalization(
 
 @op("Gelu", domain=MICROSOFT)
 def gelu(call: Call, x: Any) -> Any:
-    return composites.gelu(x, approximate=False)
+    return call.composite(composites.gelu, x, approximate=False)
 
 
 @op("BiasGelu", domain=MICROSOFT)
 def bias_gelu(call: Call, x: Any, bias: Any) -> Any:
-    return composites.gelu(x + bias, approximate=False)
+    return call.composite(composites.gelu, x + bias, approximate=False)
 
 
 @op("FastGelu", domain=MICROSOFT)
 def fast_gelu(call: Call, x: Any, bias: Any = None) -> Any:
-    return composites.gelu(x if bias is None else x + bias, approximate=True)
+    return call.composite(composites.gelu, x if bias is None else x + bias, approximate=True)
 
 
 @op("QuickGelu", domain=MICROSOFT)
@@ -105,7 +105,7 @@ def quick_gelu(call: Call, x: Any) -> Any:
 @op("BiasSplitGelu", domain=MICROSOFT)
 def bias_split_gelu(call: Call, x: Any, bias: Any) -> Any:
     value, gate = jnp.split(x + bias, 2, axis=-1)
-    return value * composites.gelu(gate, approximate=False)
+    return value * call.composite(composites.gelu, gate, approximate=False)
 
 
 @op("BiasAdd", domain=MICROSOFT)
@@ -118,7 +118,7 @@ def bias_softmax(call: Call, x: Any, bias: Any) -> Any:
     axis = call.attr("axis", 1) % x.ndim
     total = x + bias
     flat = total.reshape((*total.shape[:axis], -1))
-    return composites.softmax(flat, axis=-1).reshape(total.shape)
+    return call.composite(composites.softmax, flat, axis=-1).reshape(total.shape)
 
 
 @op("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
@@ -181,7 +181,7 @@ def group_norm(call: Call, x: Any, gamma: Any, beta: Any) -> Any:
     last = bool(call.attr("channels_last", 1))
     y = jnp.moveaxis(x, -1, 1) if last else x
     groups = call.required("groups")
-    flat, _, _ = _normalised(
+    flat, _, _ = normalised(
         _wide(y).reshape((y.shape[0], groups, -1)), 2, call.attr("epsilon", 1e-5)
     )
     out = flat.reshape(y.shape) * per_channel(_wide(gamma), y.ndim) + per_channel(

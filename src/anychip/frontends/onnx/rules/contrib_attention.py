@@ -43,13 +43,11 @@ def _rotated(call: Call, x: Any, cos: Any, sin: Any, positions: Any, interleaved
     return rotate(x, cos[positions][:, None], sin[positions][:, None], size, interleaved)
 
 
-def _attend(
-    call: Call, q: Any, k: Any, v: Any, mask: Any, scale: Any, softcap: float = 0.0
-) -> Any:
+def _attend(call: Call, q: Any, k: Any, v: Any, mask: Any, scale: Any, softcap: float = 0.0) -> Any:
     scale = float(scale or 1 / math.sqrt(q.shape[3]))
     if mask is not None:
         mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
-    return composites.attention(q, k, v, mask, scale=scale, softcap=float(softcap))
+    return call.composite(composites.attention, q, k, v, mask, scale=scale, softcap=float(softcap))
 
 
 @op("GroupQueryAttention", domain=MICROSOFT, known=(6,))
@@ -69,7 +67,7 @@ def group_query_attention(
     sink: Any = None,
     *scales: Any,
 ) -> Any:
-    """Causal attention over a KV cache; `last`[B] is each sequence's length - 1, new tokens included.
+    """Causal attention over a KV cache; `last`[B] is each sequence's length - 1, new tokens too.
 
     The present cache is as long as the past one, or as `total` where that is longer.
     """
@@ -92,7 +90,7 @@ def group_query_attention(
         turn = bool(call.attr("rotary_interleaved", 0))
         q, k = (_rotated(call, t, cos, sin, positions, turn) for t in (q, k))
     present_k, present_v = (
-        _appended(past, new, before, whole) for past, new in ((past_k, k), (past_v, v))
+        _appended(call, past, new, before, whole) for past, new in ((past_k, k), (past_v, v))
     )
     window = call.attr("local_window_size", -1)
     left = window - 1 if window > 0 else -1
@@ -109,7 +107,7 @@ def group_query_attention(
     return merged(out), present_k, present_v
 
 
-def _appended(past: Any, new: Any, before: Any, whole: Any) -> Any:
+def _appended(call: Call, past: Any, new: Any, before: Any, whole: Any) -> Any:
     """The cache [B, K, T, D] with the new tokens of each sequence after its old ones."""
     if past is None:
         return new
@@ -120,7 +118,7 @@ def _appended(past: Any, new: Any, before: Any, whole: Any) -> Any:
         past = jnp.concatenate([past, jnp.zeros_like(new)], axis=2)
     if isinstance(have, int) and have == 0:
         return new if past.shape[2] == length else past.at[:, :, :length].set(new)
-    return composites.cache_update(past, new, before.astype(np.int64))
+    return call.composite(composites.cache_update, past, new, before.astype(np.int64))
 
 
 def _unpacked(q: Any, k: Any, v: Any, count: int) -> tuple[Any, Any, Any]:
@@ -176,7 +174,7 @@ def _biased(q: Any, k: Any, v: Any, bias: Any) -> tuple[Any, Any, Any]:
 
 
 def _padding_mask(mask: Any, keys: Any) -> Any:
-    """`mask` as a boolean [B, 1, 1 or Q, S]: from lengths [B], or from flags [B, S] or [B, Q, S]."""
+    """`mask` as a boolean [B, 1, 1 or Q, S], from lengths [B] or flags [B, S] or [B, Q, S]."""
     if mask is None:
         return None
     if mask.ndim == 1:
@@ -212,5 +210,3 @@ def attention(
         masks.append(causal_mask(q.shape[2], k.shape[2], k.shape[2] - q.shape[2]))
     out = merged(_attend(call, q, k, v, combine(*masks), call.attr("scale")))
     return (out, jnp.stack([k, v])) if call.wants(1) else out
-
-

@@ -36,7 +36,7 @@ def mat_mul_n_bits(
     order: Any = None,
     bias: Any = None,
 ) -> Any:
-    """a · Wᵀ with W[N, K] in blocks along K: (q - zero) · scale, zero being the middle by default."""
+    """a · Wᵀ with W[N, K] in blocks along K: (q - zero) · scale; without zeros, the middle."""
     depth, rows = call.required("K"), call.required("N")
     bits, block = call.attr("bits", 4), call.required("block_size")
     if bits not in (2, 4, 8):
@@ -69,7 +69,9 @@ def gather_block_quantized(
     bits, block = call.attr("bits", 4), call.attr("block_size", 128)
     axis, along = call.attr("gather_axis", 0), call.attr("quantize_axis", 1) % data.ndim
     if axis != 0 or along != data.ndim - 1:
-        raise UnsupportedError("gathers along another axis than 0 of weights blocked along the last")
+        raise UnsupportedError(
+            "gathers along another axis than 0 of weights blocked along the last"
+        )
     rows = data[indices]
     if data.dtype == np.uint8:
         rows = unpacked(rows, bits, rows.shape[-1] * (8 // bits))
@@ -178,9 +180,9 @@ def _average(call: Call, x: Any) -> Any:
 def _softmax(call: Call, x: Any) -> Any:
     axis = call.attr("axis", -1) % x.ndim
     if call.attr("opset", 13) >= 13:
-        return composites.softmax(x, axis=axis)
+        return call.composite(composites.softmax, x, axis=axis)
     flat = x.reshape((*x.shape[:axis], -1))
-    return composites.softmax(flat, axis=-1).reshape(x.shape)
+    return call.composite(composites.softmax, flat, axis=-1).reshape(x.shape)
 
 
 def _mean(call: Call, x: Any) -> Any:
@@ -220,5 +222,3 @@ def q_linear_where(
 ) -> Any:
     out = jnp.where(condition, dequantized(x, sx, zx), dequantized(y, sy, zy))
     return quantized(out, sz, zz, x.dtype)
-
-

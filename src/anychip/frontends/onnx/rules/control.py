@@ -40,9 +40,7 @@ def if_(call: Call, condition: Any) -> Any:
         return tuple(call.evaluator.subgraph(branches[0] if chosen else branches[1], ()))
 
     def branch(graph: Graph) -> Any:
-        return lambda: tuple(
-            call.evaluator.traced(v) for v in call.evaluator.subgraph(graph, ())
-        )
+        return lambda: tuple(call.evaluator.traced(v) for v in call.evaluator.subgraph(graph, ()))
 
     flag = call.evaluator.traced(condition).reshape(())
     try:
@@ -78,7 +76,8 @@ def loop(call: Call, trips: Any = None, condition: Any = None, *state: Any) -> A
     sequences = any(isinstance(s, list) or s is None for s in state)
     going = True if condition is None else _known_flag(condition)
     if known_trips is not None and going is not None:
-        small = known_trips <= UNROLL or sequences
+        most = call.evaluator.turns_left
+        small = known_trips <= (most if sequences else min(UNROLL, most))
         unrolled = _unroll(call, body, known_trips, going, list(state)) if small else None
         if unrolled is not None:
             return unrolled
@@ -115,6 +114,9 @@ def _unroll(
     columns: list[list[Any]] = [[] for _ in body.outputs[1 + len(state) :]]
     turn = 0
     while going and turn < trips:
+        call.evaluator.turns_left -= 1
+        if call.evaluator.turns_left < 0:
+            return None
         outputs = call.evaluator.subgraph(
             body, [np.asarray(turn, np.int64), np.asarray(True), *state]
         )
@@ -128,9 +130,10 @@ def _unroll(
         turn += 1
     if endless and going:
         return None
-    stacked = [_stacked(call, column, port) for column, port in zip(
-        columns, body.outputs[1 + len(state) :], strict=True
-    )]
+    stacked = [
+        _stacked(call, column, port)
+        for column, port in zip(columns, body.outputs[1 + len(state) :], strict=True)
+    ]
     return (*state, *stacked)
 
 
@@ -154,8 +157,8 @@ def _body(call: Call, graph: Graph) -> Any:
 
 
 def _loop_scan(call: Call, body: Graph, trips: int, state: Sequence[Any]) -> Any:
-    """A known number of turns; a body that may stop early is refused, its results would be fewer."""
-    run, start = _body(call, body), tuple(call.evaluator.traced(s) for s in state)
+    """A known number of turns; a body that may stop early is refused: fewer results."""
+    start = tuple(call.evaluator.traced(s) for s in state)
     stops: list[bool] = []
 
     def step(carry: tuple[Any, ...], turn: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -206,9 +209,13 @@ def _scan(call: Call, values: list[Any], *, old: bool = False) -> list[Any]:
     count = call.required("num_scan_inputs")
     states, xs = tuple(values[:-count]), values[-count:]
     outputs = len(body.outputs) - len(states)
-    names = ("directions", "directions") if old else (
-        "scan_input_directions",
-        "scan_output_directions",
+    names = (
+        ("directions", "directions")
+        if old
+        else (
+            "scan_input_directions",
+            "scan_output_directions",
+        )
     )
     in_axes = call.attr("scan_input_axes") or [0] * count
     out_axes = call.attr("scan_output_axes") or [0] * outputs

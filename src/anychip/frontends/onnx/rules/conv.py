@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 
 from anychip.core.errors import InputError
-from anychip.frontends.onnx.fold import at_least, is_symbolic
-from anychip.frontends.onnx.rules.tensor import pad_widths
+from anychip.frontends.onnx.fold import at_least, bounded, is_symbolic
+from anychip.frontends.onnx.rules.layout import pad_widths
 from anychip.frontends.onnx.table import Call, ints, op
 
 
@@ -46,7 +46,7 @@ def convolve(call: Call, x: Any, w: Any, accumulate: Any = None) -> Any:
     if x.ndim < 3 or w.ndim != x.ndim:
         raise InputError(f"convolves rank {x.ndim} with a kernel of rank {w.ndim}")
     strides, dilations, pads = window(call, x.shape[2:], w.shape[2:])
-    letters = "DHW"[-(x.ndim - 2) :] if x.ndim <= 5 else "".join(chr(97 + i) for i in range(x.ndim - 2))
+    letters = _SPATIAL[: x.ndim - 2]
     return lax.conv_general_dilated(
         x,
         w,
@@ -57,6 +57,10 @@ def convolve(call: Call, x: Any, w: Any, accumulate: Any = None) -> Any:
         feature_group_count=call.attr("group", 1),
         preferred_element_type=accumulate,
     )
+
+
+_SPATIAL = "abcdefghijk"
+"""Names for lax of the spatial axes."""
 
 
 def per_channel(value: Any, rank: int) -> Any:
@@ -77,12 +81,14 @@ def conv_transpose(call: Call, x: Any, w: Any, b: Any = None) -> Any:
     strides = call.attr("strides") or [1] * rank
     dilations = call.attr("dilations") or [1] * rank
     extra = call.attr("output_padding") or [0] * rank
+    if not len(strides) == len(dilations) == len(extra) == len(kernel) == rank:
+        raise InputError(f"ConvTranspose attributes do not have {rank} spatial axes")
     pads = _transposed_pads(call, x.shape[2:], kernel, strides, dilations, extra)
     group = call.attr("group", 1)
     channels, per_group = w.shape[:2]
     flipped = jnp.flip(w, axis=tuple(range(2, w.ndim)))
     flipped = flipped.reshape((group, channels // group, per_group, *kernel)).swapaxes(1, 2)
-    letters = "DHW"[-rank:]
+    letters = _SPATIAL[:rank]
     out = lax.conv_general_dilated(
         x,
         flipped.reshape((group * per_group, channels // group, *kernel)),
@@ -158,7 +164,8 @@ def _windows(
     )
 
 
-def _lowest(kind: Any) -> Any:
+def lowest(kind: Any) -> Any:
+    """The smallest value of an element type, -inf for floats."""
     return np.array(-np.inf if jnp.issubdtype(kind, jnp.floating) else jnp.iinfo(kind).min, kind)
 
 
@@ -169,7 +176,7 @@ def max_pool(call: Call, x: Any) -> Any:
     pads = [(low, high + more) for (low, high), more in zip(pads, beyond, strict=True)]
     shape = (kernel, strides, dilations, pads)
     if not call.wants(1):
-        return _windows(x, _lowest(x.dtype), lax.max, *shape)
+        return _windows(x, lowest(x.dtype), lax.max, *shape)
     order = range(x.ndim) if call.attr("storage_order", 0) == 0 else [0, 1, *range(x.ndim)[:1:-1]]
     index = jnp.arange(math.prod(x.shape)).reshape([x.shape[i] for i in order])
     index = index.transpose(np.argsort(np.array(order)))
@@ -178,7 +185,7 @@ def max_pool(call: Call, x: Any) -> Any:
         take = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
         return jnp.where(take, b[0], a[0]), jnp.where(take, b[1], a[1])
 
-    start = (_lowest(x.dtype), np.array(np.iinfo(np.int64).max))
+    start = (lowest(x.dtype), np.array(np.iinfo(np.int64).max))
     return tuple(_windows((x, index.astype(np.int64)), start, larger, *shape))
 
 
@@ -263,20 +270,21 @@ def col2im(call: Call, x: Any, image: Any, block: Any) -> Any:
     ]
     columns = x.reshape((n, channels, *kernel, *counts))
     at = []
+    bounded(math.prod(kernel) * math.prod(counts), "a set of blocks")
     for i in range(rank):
         place = np.arange(kernel[i])[:, None] * dilations[i] + np.arange(counts[i]) * strides[i]
         shape = [1] * (2 * rank)
         shape[i], shape[rank + i] = kernel[i], counts[i]
         at.append(place.reshape(shape))
-    out = jnp.zeros((n, channels, *padded), x.dtype).at[(slice(None), slice(None), *at)].add(columns)
+    out = (
+        jnp.zeros((n, channels, *padded), x.dtype).at[(slice(None), slice(None), *at)].add(columns)
+    )
     inner = tuple(slice(a, a + s) for a, s in zip(low, size, strict=True))
     return out[(slice(None), slice(None), *inner)]
 
 
 @op("DeformConv")
-def deform_conv(
-    call: Call, x: Any, w: Any, offset: Any, b: Any = None, mask: Any = None
-) -> Any:
+def deform_conv(call: Call, x: Any, w: Any, offset: Any, b: Any = None, mask: Any = None) -> Any:
     """Deformable convolution, two spatial axes (arXiv:1811.11168): sample bilinearly, then Conv."""
     if x.ndim != 4:
         raise call.unsupported("deforms a convolution that has not two spatial axes")
@@ -286,6 +294,7 @@ def deform_conv(
     n, c = x.shape[:2]
     kh, kw = kernel
     oh, ow = offset.shape[2:]
+    bounded(kh * kw * (oh + ow), "a sampling grid")
     shift = offset.reshape(n, groups, kh, kw, 2, oh, ow)
     grid = [
         np.arange(o)[None, :] * s - low + np.arange(k)[:, None] * d

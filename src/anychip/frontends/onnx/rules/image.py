@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from anychip.core.errors import InputError
+from anychip.frontends.onnx.fold import bounded
 from anychip.frontends.onnx.graph import Node
-from anychip.frontends.onnx.rules.conv import _lowest
+from anychip.frontends.onnx.rules.conv import lowest
 from anychip.frontends.onnx.table import ALL, Call, explain, ints, op
 
 explain(
@@ -39,30 +41,39 @@ def roi_align(call: Call, x: Any, rois: Any, batch: Any) -> Any:
     width, height = boxes[:, 2] - left, boxes[:, 3] - top
     if not half:
         width, height = jnp.maximum(width, 1), jnp.maximum(height, 1)
-    counts = [(ratio, ratio)] * rois.shape[0]
-    if ratio <= 0:
-        size = np.maximum(np.asarray(rois[:, 2:] - rois[:, :2]) * call.attr("spatial_scale", 1.0), 1)
-        counts = [
-            (max(1, int(np.ceil(h / high))), max(1, int(np.ceil(w / wide)))) for w, h in size
-        ]
-    pooled = []
-    for index, (ny, nx) in enumerate(counts):
-        ys = top[index] + (jnp.arange(high * ny) + 0.5) * (height[index] / (high * ny))
-        xs = left[index] + (jnp.arange(wide * nx) + 0.5) * (width[index] / (wide * nx))
-        image = x[batch[index]]
-        ys, xs = ys.astype(x.dtype), xs.astype(x.dtype)
-        if call.attr("mode", "avg") == "max":
-            terms = jnp.stack([t for t in _corner_terms(image, ys[:, None], xs[None])])
-            samples = jnp.max(terms, axis=0)
-            bins = samples.reshape((x.shape[1], high, ny, wide, nx))
-            pooled.append(jnp.max(bins, axis=(2, 4)))
-        else:
-            samples = sum(_corner_terms(image, ys[:, None], xs[None]))
-            bins = samples.reshape((x.shape[1], high, ny, wide, nx))
-            pooled.append(jnp.mean(bins, axis=(2, 4)))
-    if not pooled:
-        return jnp.zeros((0, x.shape[1], high, wide), x.dtype)
-    return jnp.stack(pooled)
+    bins = high, wide
+
+    def pool(indices: Any, samples: tuple[int, int]) -> Any:
+        def one(index: Any) -> Any:
+            rows, columns = (
+                start[index] + (jnp.arange(n * k) + 0.5) * (length[index] / (n * k))
+                for start, length, n, k in zip(
+                    (top, left), (height, width), bins, samples, strict=True
+                )
+            )
+            return _pooled_box(call, x[batch[index]], rows, columns, bins)
+
+        return jax.vmap(one)(indices)
+
+    if ratio > 0:
+        return pool(jnp.arange(rois.shape[0]), (ratio, ratio))
+    sizes = (rois[:, :1:-1] - rois[:, 1::-1]) * call.attr("spatial_scale", 1.0)  # height, width
+    counts = np.maximum(np.ceil((sizes if half else np.maximum(sizes, 1)) / bins), 1).astype(int)
+    out = jnp.zeros((rois.shape[0], x.shape[1], *bins), x.dtype)
+    for samples in np.unique(counts, axis=0):
+        same = np.flatnonzero(np.all(counts == samples, axis=1))
+        out = out.at[same].set(pool(same, (int(samples[0]), int(samples[1]))))
+    return out
+
+
+def _pooled_box(call: Call, image: Any, rows: Any, columns: Any, bins: tuple[int, int]) -> Any:
+    """Sample image[C, H, W] at rows × columns and reduce the samples of each bin."""
+    rows, columns = rows.astype(image.dtype), columns.astype(image.dtype)
+    terms = jnp.stack(_corner_terms(image, rows[:, None], columns[None]))
+    most = call.attr("mode", "avg") == "max"
+    samples = jnp.max(terms, axis=0) if most else jnp.sum(terms, axis=0)
+    split = samples.reshape((image.shape[0], bins[0], -1, bins[1], columns.size // bins[1]))
+    return jnp.max(split, axis=(2, 4)) if most else jnp.mean(split, axis=(2, 4))
 
 
 def _corner_terms(image: Any, y: Any, x: Any) -> list[Any]:
@@ -95,7 +106,7 @@ def max_roi_pool(call: Call, x: Any, rois: Any) -> Any:
         left, top, right, bottom = (jnp.floor(roi[i] * scale + 0.5) for i in (1, 2, 3, 4))
         rows = _bins(top, bottom, high, x.shape[2])
         columns = _bins(left, right, wide, x.shape[3])
-        low = _lowest(x.dtype)
+        low = lowest(x.dtype)
         tall = jnp.max(jnp.where(rows[None, :, :, None], image[:, None], low), axis=2)
         out = jnp.max(jnp.where(columns[None, None], tall[:, :, None], low), axis=3)
         return jnp.where(out == low, 0, out)
@@ -113,7 +124,7 @@ def _bins(start: Any, end: Any, count: int, size: int) -> Any:
     return (pixel >= first) & (pixel < last)
 
 
-@op("NonMaxSuppression", known=ALL)
+@op("NonMaxSuppression", known=ALL, eager=True)
 def non_max_suppression(
     call: Call, boxes: Any, scores: Any, most: Any = None, overlap: Any = None, least: Any = None
 ) -> Any:
@@ -159,6 +170,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 def affine_grid(call: Call, theta: Any, size: Any) -> Any:
     spatial = ints(size)[2:]
     steps = []
+    bounded(math.prod(spatial), "a grid")
     for n in spatial:
         if call.attr("align_corners", 0):
             steps.append(np.linspace(-1, 1, n) if n > 1 else np.zeros(1))
@@ -175,9 +187,9 @@ def grid_sample(call: Call, x: Any, grid: Any) -> Any:
     mode = call.attr("mode", "linear").replace("bilinear", "linear").replace("bicubic", "cubic")
     padding, align = call.attr("padding_mode", "zeros"), bool(call.attr("align_corners", 0))
     spatial = x.shape[2:]
-    places = [
-        _denormalised(grid[..., -1 - axis], size, align) for axis, size in enumerate(spatial)
-    ]
+    if len(spatial) > 3:
+        raise call.unsupported(f"samples a grid of {len(spatial)} axes; up to 3 work")
+    places = [_denormalised(grid[..., -1 - axis], size, align) for axis, size in enumerate(spatial)]
     if mode != "cubic":
         places = [_folded(p, n, padding, align) for p, n in zip(places, spatial, strict=True)]
     taps = [_grid_taps(p, mode) for p in places]

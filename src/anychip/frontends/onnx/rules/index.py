@@ -34,7 +34,7 @@ def gather(call: Call, data: Any, indices: Any) -> Any:
     return jnp.take(data, index, axis=axis, mode="clip")
 
 
-@op("GatherElements")
+@op("GatherElements", eager=True)
 def gather_elements(call: Call, data: Any, indices: Any) -> Any:
     axis = call.attr("axis", 0) % data.ndim
     index = _from_end(indices, data.shape[axis])
@@ -44,7 +44,7 @@ def gather_elements(call: Call, data: Any, indices: Any) -> Any:
     return jnp.take_along_axis(data, index, axis=axis, mode="clip")
 
 
-@op("GatherND")
+@op("GatherND", eager=True)
 def gather_nd(call: Call, data: Any, indices: Any) -> Any:
     def pick(source: Any, index: Any) -> Any:
         depth = index.shape[-1]
@@ -64,7 +64,7 @@ def _combine(mode: str) -> str:
     return names[mode]
 
 
-@op("ScatterElements", "Scatter")
+@op("ScatterElements", "Scatter", eager=True)
 def scatter_elements(call: Call, data: Any, indices: Any, updates: Any) -> Any:
     axis = call.attr("axis", 0) % data.ndim
     grid: list[Any] = [
@@ -75,7 +75,7 @@ def scatter_elements(call: Call, data: Any, indices: Any, updates: Any) -> Any:
     return getattr(data.at[tuple(grid)], _combine(call.attr("reduction", "none")))(updates)
 
 
-@op("ScatterND")
+@op("ScatterND", eager=True)
 def scatter_nd(call: Call, data: Any, indices: Any, updates: Any) -> Any:
     depth = indices.shape[-1]
     at = tuple(_from_end(indices[..., i], data.shape[i]) for i in range(depth))
@@ -96,7 +96,7 @@ def tensor_scatter(call: Call, cache: Any, update: Any, start: Any = None) -> An
     return jnp.moveaxis(written, 1, axis)
 
 
-@op("TopK", known=(1,))
+@op("TopK", known=(1,), eager=True)
 def top_k(call: Call, x: Any, k: Any = None) -> Any:
     count = call.required("k") if k is None else ints(k)[0]
     axis = call.attr("axis", -1)
@@ -109,19 +109,21 @@ def top_k(call: Call, x: Any, k: Any = None) -> Any:
     return jnp.moveaxis(values, -1, axis), jnp.moveaxis(index, -1, axis).astype(np.int64)
 
 
-@op("NonZero", known=ALL)
+@op("NonZero", known=ALL, eager=True)
 def non_zero(call: Call, x: Any) -> Any:
-    return np.stack(np.nonzero(x)).astype(np.int64) if x.ndim else np.zeros((0, int(x != 0)), np.int64)
+    return (
+        np.stack(np.nonzero(x)).astype(np.int64) if x.ndim else np.zeros((0, int(x != 0)), np.int64)
+    )
 
 
-@op("Compress", known=(1,))
+@op("Compress", known=(1,), eager=True)
 def compress(call: Call, x: Any, condition: Any) -> Any:
     kept = np.flatnonzero(condition)
     axis = call.attr("axis")
     return jnp.take(x.reshape(-1), kept) if axis is None else jnp.take(x, kept, axis=axis)
 
 
-@op("Unique", known=ALL)
+@op("Unique", known=ALL, eager=True)
 def unique(call: Call, x: Any) -> Any:
     """Distinct values, in order of value or of first appearance."""
     axis = call.attr("axis")

@@ -348,4 +348,6 @@ def shrink(call: Call, x: Any) -> Any:
 
 @op("Gelu")
 def gelu(call: Call, x: Any) -> Any:
-    return composites.gelu(x, approximate=call.attr("approximate", "none") == "tanh")
+    return call.composite(
+        composites.gelu, x, approximate=call.attr("approximate", "none") == "tanh"
+    )

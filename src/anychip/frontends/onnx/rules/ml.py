@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anychip.core.errors import InputError, UnsupportedError
+from anychip.frontends.onnx.fold import bounded
 from anychip.frontends.onnx.table import ML, Call, explain, op
 
 explain(
@@ -29,7 +30,7 @@ _MODES = ("LEQ", "LT", "GTE", "GT", "EQ", "NEQ", "MEMBER", "LEAF")
 
 @dataclass(frozen=True)
 class _Forest:
-    """Nodes of all trees in one table; a leaf points to itself. Votes are (node, target, weight)."""
+    """Nodes of all trees in one table; a leaf points to itself."""
 
     roots: np.ndarray
     feature: np.ndarray
@@ -90,7 +91,9 @@ class _Forest:
 
 def _numbers(call: Call, name: str, kind: Any = np.float32) -> np.ndarray:
     wide = call.attr(f"{name}_as_tensor")
-    return np.asarray(call.attr(name, []) if wide is None else wide, None if wide is not None else kind)
+    return np.asarray(
+        call.attr(name, []) if wide is None else wide, None if wide is not None else kind
+    )
 
 
 def _old_forest(call: Call, prefix: str, targets: int) -> _Forest:
@@ -100,13 +103,17 @@ def _old_forest(call: Call, prefix: str, targets: int) -> _Forest:
     modes = [m.removeprefix("BRANCH_") for m in call.required("nodes_modes")]
     mode = np.array([_MODES.index(m) for m in modes])
     own = np.arange(len(trees))
+    bounded(len(trees) * targets, "a table of votes")
     leaf = mode == _MODES.index("LEAF")
 
     def links(name: str) -> np.ndarray:
         ends = call.required(name)
-        return np.array([index[t, n] if not is_leaf else i for i, (t, n, is_leaf) in enumerate(
-            zip(trees, ends, leaf, strict=True)
-        )])
+        return np.array(
+            [
+                index[t, n] if not is_leaf else i
+                for i, (t, n, is_leaf) in enumerate(zip(trees, ends, leaf, strict=True))
+            ]
+        )
 
     values = _numbers(call, "nodes_values")
     votes = np.zeros((len(trees), targets), values.dtype)
@@ -155,6 +162,7 @@ def tree_ensemble(call: Call, x: Any) -> Any:
 
     mode = padded(np.asarray(call.required("nodes_modes"), np.int64), _MODES.index("LEAF"))
     targets = call.required("n_targets")
+    bounded(total * targets, "a table of votes")
     votes, voted = np.zeros((total, targets), splits.dtype), np.zeros((total, targets), bool)
     leaf = np.arange(count, total)
     votes[leaf, call.required("leaf_targetids")] = weights
@@ -222,7 +230,7 @@ def tree_ensemble_classifier(call: Call, x: Any) -> Any:
 
 
 def _binary(call: Call, score: Any, labels: np.ndarray, positive: bool) -> Any:
-    """Two classes from one score, as onnxruntime reads it: a probability when no weight is negative."""
+    """Two classes from one score, read as ONNX Runtime does: `positive` is a probability."""
     transform = call.attr("post_transform", "NONE")
     second = score > 0.5 if positive and transform == "NONE" else score > 0
     if transform == "LOGISTIC":
@@ -280,7 +288,9 @@ def linear_classifier(call: Call, x: Any) -> Any:
 
 @op("Scaler", domain=ML)
 def scaler(call: Call, x: Any) -> Any:
-    offset, scale = (np.asarray(call.attr(n, d), np.float32) for n, d in (("offset", [0.0]), ("scale", [1.0])))
+    offset, scale = (
+        np.asarray(call.attr(n, d), np.float32) for n, d in (("offset", [0.0]), ("scale", [1.0]))
+    )
     return (x.astype(np.float32) - offset) * scale
 
 
@@ -360,7 +370,10 @@ def tf_idf_vectorizer(call: Call, x: Any) -> Any:
     shortest, longest = call.required("min_gram_length"), call.required("max_gram_length")
     out = jnp.zeros((rows.shape[0], int(places.max()) + 1), np.float32)
     gram = 0
-    for size, (start, end) in enumerate(zip(starts, [*starts[1:], len(pool)], strict=True), start=1):
+    bounded(call.required("max_skip_count") * 1024, "a set of skips")
+    for size, (start, end) in enumerate(
+        zip(starts, [*starts[1:], len(pool)], strict=True), start=1
+    ):
         grams = np.asarray(pool[start:end]).reshape(-1, size)
         own = places[gram : gram + len(grams)]
         gram += len(grams)
@@ -369,12 +382,13 @@ def tf_idf_vectorizer(call: Call, x: Any) -> Any:
         for gap in range(1, 2 + (call.required("max_skip_count") if size > 1 else 0)):
             count = rows.shape[1] - gap * (size - 1)
             if count <= 0:
-                continue
+                break
+            bounded(count * size, "a set of n-grams")
             at = np.arange(count)[:, None] + gap * np.arange(size)[None]
             hits = jnp.all(rows[:, at][:, :, None] == grams, axis=-1)
             out = out.at[:, own].add(jnp.sum(hits, axis=1).astype(np.float32))
     mode = call.required("mode")
-    weights = np.ones(out.shape[1], np.float32)
+    weights = np.ones(bounded(out.shape[1], "a set of n-grams"), np.float32)
     if (given := call.attr("weights")) is not None:
         weights[places] = given
     if mode == "IDF":

@@ -38,7 +38,8 @@ def batch_normalization(call: Call, x: Any, scale: Any, bias: Any, mean: Any, va
     return out.astype(x.dtype), *running
 
 
-def _normalised(x: Any, axes: Any, eps: float) -> Any:
+def normalised(x: Any, axes: Any, eps: float) -> Any:
+    """(x - mean) / sqrt(variance + eps) over these axes, the mean, and the inverse of the root."""
     mean = jnp.mean(x, axis=axes, keepdims=True)
     centred = x - mean
     inverse = lax.rsqrt(jnp.mean(centred * centred, axis=axes, keepdims=True) + eps)
@@ -47,7 +48,7 @@ def _normalised(x: Any, axes: Any, eps: float) -> Any:
 
 @op("InstanceNormalization")
 def instance_normalization(call: Call, x: Any, scale: Any, bias: Any) -> Any:
-    y, _, _ = _normalised(x, tuple(range(2, x.ndim)), call.attr("epsilon", 1e-5))
+    y, _, _ = normalised(x, tuple(range(2, x.ndim)), call.attr("epsilon", 1e-5))
     return y * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)
 
 
@@ -55,9 +56,7 @@ def instance_normalization(call: Call, x: Any, scale: Any, bias: Any) -> Any:
 def group_normalization(call: Call, x: Any, scale: Any, bias: Any) -> Any:
     groups = call.required("num_groups")
     wide = _wide(call, x)
-    y, _, _ = _normalised(
-        wide.reshape((x.shape[0], groups, -1)), 2, call.attr("epsilon", 1e-5)
-    )
+    y, _, _ = normalised(wide.reshape((x.shape[0], groups, -1)), 2, call.attr("epsilon", 1e-5))
     if call.version < 21:  # scale and bias per group
         y = y.astype(x.dtype) * scale[None, :, None] + bias[None, :, None]
         return y.reshape(x.shape)
@@ -75,9 +74,9 @@ def _wide(call: Call, x: Any) -> Any:
 def layer_normalization(call: Call, x: Any, scale: Any, bias: Any = None) -> Any:
     axis, eps = call.attr("axis", -1) % x.ndim, call.attr("epsilon", 1e-5)
     if _is_row(call, x, axis, scale, bias) and not (call.wants(1) or call.wants(2)):
-        return composites.layer_norm(x, scale, bias, eps=eps)
+        return call.composite(composites.layer_norm, x, scale, bias, eps=eps)
     wide = _wide(call, x)
-    y, mean, inverse = _normalised(wide, tuple(range(axis, x.ndim)), eps)
+    y, mean, inverse = normalised(wide, tuple(range(axis, x.ndim)), eps)
     out = y.astype(x.dtype) * scale
     out = out if bias is None else out + bias
     return out, mean, inverse
@@ -97,7 +96,7 @@ def _is_row(call: Call, x: Any, axis: int, *parameters: Any) -> bool:
 def rms_normalization(call: Call, x: Any, scale: Any) -> Any:
     axis, eps = call.attr("axis", -1) % x.ndim, call.attr("epsilon", 1e-5)
     if _is_row(call, x, axis, scale):
-        return composites.rms_norm(x, scale, eps=eps)
+        return call.composite(composites.rms_norm, x, scale, eps=eps)
     wide = _wide(call, x)
     mean_square = jnp.mean(wide * wide, axis=tuple(range(axis, x.ndim)), keepdims=True)
     return (wide * lax.rsqrt(mean_square + eps)).astype(x.dtype) * scale

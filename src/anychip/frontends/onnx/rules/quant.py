@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from anychip.core.dtypes import dtype
+from anychip.frontends.onnx.rules.cast import convert
 from anychip.frontends.onnx.rules.conv import convolve, per_channel
-from anychip.frontends.onnx.rules.tensor import convert
 from anychip.frontends.onnx.table import Call, op
 from anychip.frontends.onnx.tensors import element
 

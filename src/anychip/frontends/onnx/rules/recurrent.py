@@ -181,9 +181,7 @@ def lstm(
 
         def step(state: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
             h, c = state
-            i, o, forget, cell = jnp.split(
-                value @ w[index].T + h @ r[index].T + bias, 4, axis=-1
-            )
+            i, o, forget, cell = jnp.split(value @ w[index].T + h @ r[index].T + bias, 4, axis=-1)
             i = f(clip(i + pi * c))
             forget = 1 - i if coupled else f(clip(forget + pf * c))
             c = forget * c + i * g(clip(cell))

@@ -72,7 +72,7 @@ for _name, _before, _reducer, _after in (
     _reduction(_name, _before, _reducer, _after)
 
 
-@op("ReduceMean", known=(1,))
+@op("ReduceMean", known=(1,), eager=True)
 def reduce_mean(call: Call, x: Any, axes: Any = None) -> Any:
     chosen = _axes(call, x, axes)
     if chosen == ():
@@ -90,7 +90,7 @@ def reduce_log_sum_exp(call: Call, x: Any, axes: Any = None) -> Any:
     return jax.nn.logsumexp(wide, axis=chosen, keepdims=keep).astype(x.dtype)
 
 
-@op("ArgMax", "ArgMin")
+@op("ArgMax", "ArgMin", eager=True)
 def arg_max(call: Call, x: Any) -> Any:
     axis, keep = call.attr("axis", 0), bool(call.attr("keepdims", 1))
     find = jnp.argmax if call.node.op == "ArgMax" else jnp.argmin
@@ -115,7 +115,7 @@ def over_rows(call: Call, x: Any, function: Any) -> Any:
 def softmax(call: Call, x: Any) -> Any:
     if is_symbolic(x.shape):
         return over_rows(call, x, _softmax_symbolic)
-    return over_rows(call, x, lambda y, axis: composites.softmax(y, axis=axis))
+    return over_rows(call, x, lambda y, axis: call.composite(composites.softmax, y, axis=axis))
 
 
 def _shifted(x: Any, axis: int) -> Any:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anychip.core.errors import InputError, UnsupportedError
-from anychip.frontends.onnx.fold import is_symbolic
+from anychip.frontends.onnx.fold import bounded, is_symbolic
 from anychip.frontends.onnx.table import Call, ints, op, sizes
 
 
@@ -87,6 +87,7 @@ def _axis(call: Call, x: Any, axis: int, factor: float, target: Any, ends: Any) 
         raise UnsupportedError(
             f"resizes the symbolic size {size} in mode {mode}; fix it with dims={{…}}"
         )
+    bounded(target, "an axis")
     places = _coordinates(call, size, target, factor, ends)
     index, weight = _taps(call, mode, places, size, factor)
     out = _mix(x, axis, np.clip(index, 0, size - 1), weight)

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from anychip.core.errors import InputError, UnsupportedError
-from anychip.frontends.onnx.rules.tensor import _cut
+from anychip.frontends.onnx.rules.tensor import cut
 from anychip.frontends.onnx.table import Call, ints, op
+
+
+MOST_PIECES = 4096
 
 
 def _position(call: Call, value: Any, what: str) -> int:
@@ -69,14 +72,19 @@ def split_to_sequence(call: Call, x: Any, lengths: Any = None) -> Any:
     if not isinstance(total, int):
         raise UnsupportedError(f"splits the symbolic size {total}; fix it with dims={{…}}")
     if lengths is None:
-        step, parts = 1, [1] * total
+        step, parts = 1, [1] * min(total, MOST_PIECES + 1)
     elif np.ndim(lengths):
         step, parts = 0, ints(lengths)
     else:
         step = _position(call, lengths, "length")
-        parts = [step] * (total // step) + ([total % step] if total % step else [])
+        if step < 1:
+            raise InputError(f"splits into pieces of {step}")
+        whole = min(total // step, MOST_PIECES + 1)
+        parts = [step] * whole + ([total % step] if total % step else [])
+    if len(parts) > MOST_PIECES:
+        raise UnsupportedError(f"splits into {len(parts)} pieces; up to {MOST_PIECES} work")
     starts = np.concatenate([[0], np.cumsum(parts)]).astype(int)
-    pieces = [_cut(array, axis, int(a), int(a) + n) for a, n in zip(starts, parts, strict=False)]
+    pieces = [cut(array, axis, int(a), int(a) + n) for a, n in zip(starts, parts, strict=False)]
     if lengths is None and not call.attr("keepdims", 1):
         pieces = [jnp.squeeze(p, axis) for p in pieces]
     return (pieces,)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anychip.core.errors import InputError, UnsupportedError
+from anychip.frontends.onnx.fold import bounded
 from anychip.frontends.onnx.table import Call, ints, op
 from anychip.frontends.onnx.tensors import element
 
@@ -25,7 +26,13 @@ def _pairs(x: Any) -> Any:
 
 @op("DFT", known=(1, 2))
 def dft(call: Call, x: Any, length: Any = None, axis: Any = None) -> Any:
-    along = call.attr("axis", 1) if call.version < 20 else -2 if axis is None else int(np.reshape(axis, ()))
+    along = (
+        call.attr("axis", 1)
+        if call.version < 20
+        else -2
+        if axis is None
+        else int(np.reshape(axis, ()))
+    )
     along %= x.ndim
     count = None if length is None else int(np.reshape(length, ()))
     kind = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
@@ -47,7 +54,9 @@ def stft(call: Call, x: Any, step: Any, window: Any = None, length: Any = None) 
     hop = int(np.reshape(step, ()))
     size = int(np.reshape(length, ())) if length is not None else window.shape[0]
     value = _complex(x if x.ndim == 3 else x[..., None])
-    starts = np.arange(0, (value.shape[1] - size) // hop + 1) * hop
+    count = (value.shape[1] - size) // hop + 1
+    bounded(count * size, "a set of frames")
+    starts = np.arange(count) * hop
     frames = value[:, starts[:, None] + np.arange(size)[None]]
     if window is not None:
         frames = frames * window
@@ -67,7 +76,7 @@ _WINDOWS = {
 
 @op(*_WINDOWS, known=(0,))
 def window(call: Call, size: Any) -> Any:
-    count = ints(size)[0]
+    count = bounded(ints(size)[0], "a window")
     kind = element(call.attr("output_datatype", 1)).numpy
     span = count if call.attr("periodic", 1) else count - 1
     turn = 2 * np.pi * np.arange(count) / max(span, 1)
@@ -76,11 +85,11 @@ def window(call: Call, size: Any) -> Any:
 
 
 @op("MelWeightMatrix", known=(0, 1, 2, 3, 4))
-def mel_weight_matrix(
-    call: Call, bands: Any, size: Any, rate: Any, low: Any, high: Any
-) -> Any:
+def mel_weight_matrix(call: Call, bands: Any, size: Any, rate: Any, low: Any, high: Any) -> Any:
     """Triangular filters between equally spaced mels, as the operator's reference has them."""
     count, bins = int(np.reshape(bands, ())), int(np.reshape(size, ())) // 2 + 1
+    bounded(count, "a set of bands")
+    bounded(bins * count, "a mel matrix")
     rate = int(np.reshape(rate, ()))
 
     def mel(hertz: float) -> float:

@@ -1,14 +1,14 @@
-"""Shapes, layout and making of tensors: Reshape, Transpose, Slice, Concat, Pad, Range, Cast…"""
+"""Shapes and making of tensors: Shape, Reshape, Transpose, Slice, Concat, Expand, Range…"""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from anychip.core.dtypes import dtype
 from anychip.core.errors import InputError, UnsupportedError
 from anychip.frontends.onnx.fold import (
     LIMIT,
@@ -21,7 +21,7 @@ from anychip.frontends.onnx.fold import (
     is_symbolic,
 )
 from anychip.frontends.onnx.table import Call, ints, op, sizes
-from anychip.frontends.onnx.tensors import STRING, element
+from anychip.frontends.onnx.tensors import element
 
 
 @op("Shape", raw=True)
@@ -51,90 +51,6 @@ def dropout(call: Call, x: Any, ratio: Any = None, training: Any = None) -> Any:
     if training is not None and bool(training) and (ratio is None or float(ratio) > 0):
         raise UnsupportedError("drops values at random in training mode; export for inference")
     return x, jnp.ones(x.shape, bool)
-
-
-@op("Cast", "CastLike", raw=True)
-def cast(call: Call, x: Any, like: Any = None) -> Any:
-    if call.node.op == "CastLike":
-        target = np.dtype(_dtype_of(like))
-    else:
-        code = call.required("to")
-        if code == STRING:
-            raise UnsupportedError("casts to strings, which no chip computes on")
-        target = element(code, field=call.node.label).numpy
-    if isinstance(x, Sizes) and target.kind in "iu":
-        return Sizes(x.values, target)
-    if isinstance(x, np.ndarray) and x.dtype == object:
-        return _parse_text(x, target)
-    saturate = bool(call.attr("saturate", 1))
-    if isinstance(x, np.ndarray) and x.size <= LIMIT:
-        with np.errstate(all="ignore"):
-            return convert(np, x, target, saturate)
-    return convert(jnp, call.evaluator.traced(x), target, saturate, call.attr("round_mode", "up"))
-
-
-def _dtype_of(value: Any) -> Any:
-    return dtype(value.dtype).numpy if isinstance(value.dtype, str) else value.dtype
-
-
-def _parse_text(x: np.ndarray, target: np.dtype) -> np.ndarray:
-    try:
-        return np.array([float(t) for t in x.reshape(-1)]).astype(target).reshape(x.shape)
-    except ValueError as error:
-        raise InputError(f"casts text that is no number: {error}") from None
-
-
-def convert(xp: Any, x: Any, target: np.dtype, saturate: bool, round_mode: str = "up") -> Any:
-    """Cast as ONNX has it: floats saturate at the ends of 8-bit floats unless told otherwise."""
-    kind = dtype(target)
-    if kind.name == "f8E8M0FNU":
-        return _to_e8m0(x, target, saturate, round_mode)
-    if kind.kind == "float" and kind.bits <= 8 and x.dtype.kind not in "biu":
-        import ml_dtypes
-
-        top = float(ml_dtypes.finfo(target).max)
-        if saturate or kind.bits < 8:
-            x = xp.where(xp.isnan(x), x, xp.clip(x, -top, top))
-        elif kind.name.endswith("FNUZ"):
-            x = xp.where(xp.isinf(x), xp.full_like(x, np.nan), x)
-    if target == np.bool_:
-        return x != 0
-    if kind.kind in ("int", "uint") and kind.bits < 8 and x.dtype.kind not in "biu":
-        wide = np.dtype(np.int32)
-        return x.astype(wide).astype(target)
-    return x.astype(target)
-
-
-def _to_e8m0(x: Any, target: np.dtype, saturate: bool, round_mode: str) -> Any:
-    """The exponent of x as an E8M0 number: 2^(e-127), no sign, NaN is 255 (OCP MX, section 5.4.1)."""
-    import jax
-
-    wide = jnp.abs(jnp.asarray(x)).astype(np.float32)
-    bits = jax.lax.bitcast_convert_type(wide, np.uint32)
-    exponent, fraction = (bits >> 23).astype(np.int32), bits & 0x7FFFFF
-    if round_mode == "up":
-        more = fraction > jnp.where(exponent == 0, 0x400000, 0)
-    elif round_mode == "nearest":
-        more = fraction >= 0x400000
-    else:
-        more = jnp.zeros_like(fraction, bool)
-    rounded = exponent + more
-    top = 254 if saturate else 255
-    rounded = jnp.where(exponent >= 255, jnp.where(jnp.isnan(wide), 255, top), jnp.minimum(rounded, top))
-    return jax.lax.bitcast_convert_type(rounded.astype(np.uint8), target)
-
-
-@op("BitCast")
-def bit_cast(call: Call, x: Any) -> Any:
-    import jax
-
-    target = element(call.required("to"), field=call.node.label).numpy
-    if x.dtype == np.bool_ or target == np.bool_:
-        wide = x.astype(np.uint8) if x.dtype == np.bool_ else x
-        return (jax.lax.bitcast_convert_type(wide, np.uint8) != 0) if target == np.bool_ else (
-            jax.lax.bitcast_convert_type(wide, target)
-        )
-    return jax.lax.bitcast_convert_type(x, target)
 
 
 @op("Reshape", known=(1,), folds=True)
@@ -208,7 +124,9 @@ def concat(call: Call, *xs: Any) -> Any:
 def split(call: Call, x: Any, lengths: Any = None) -> Any:
     axis = call.attr("axis", 0)
     given = call.attr("split") if lengths is None else sizes(lengths)
-    parts = call.attr("num_outputs", call.outputs)
+    parts = call.outputs
+    if call.attr("num_outputs", parts) != parts:
+        raise InputError(f"num_outputs is not the number of outputs, {parts}")
     if given is None:
         total = x.shape[axis]
         each = -(-total // parts)
@@ -216,10 +134,11 @@ def split(call: Call, x: Any, lengths: Any = None) -> Any:
     starts = [0]
     for length in given:
         starts.append(starts[-1] + length)
-    return tuple(_cut(x, axis, a, b) for a, b in zip(starts, starts[1:], strict=False))
+    return tuple(cut(x, axis, a, b) for a, b in pairwise(starts))
 
 
-def _cut(x: Any, axis: int, start: Any, end: Any) -> Any:
+def cut(x: Any, axis: int, start: Any, end: Any) -> Any:
+    """x[start:end] along an axis; bounds may be symbolic."""
     if isinstance(x, np.ndarray) or not is_symbolic((start, end, x.shape[axis])):
         return x[(slice(None),) * (axis % x.ndim) + (slice(start, end),)]
     import jax
@@ -246,19 +165,18 @@ def _slice_axis(call: Call, x: Any, axis: int, start: Any, end: Any, stride: int
     length = x.shape[axis]
     if stride < 0:
         low, high = _clamp(end, -1, length, -1), _clamp(start, -1, length, -1)
-        x = call.xp.flip(_cut(x, axis, low + 1, at_least(high + 1, low + 1)), axis)
+        x = call.xp.flip(cut(x, axis, low + 1, at_least(high + 1, low + 1)), axis)
         stride = -stride
     else:
         low, high = _clamp(start, 0, length, 0), _clamp(end, 0, length, 0)
-        x = _cut(x, axis, low, at_least(high, low))
+        x = cut(x, axis, low, at_least(high, low))
     return x if stride == 1 else x[(slice(None),) * axis + (slice(None, None, stride),)]
 
 
 def _clamp(value: Any, low: int, length: Any, offset: int) -> Any:
     """A slice bound: negative counts from the end, the rest is cut to [low, length + offset]."""
-    if isinstance(value, int) and value < 0 or not isinstance(value, int) and value <= -1:
-        value = value + length
-        return at_least(value, low)
+    if value <= -1:
+        return at_least(value + length, low)
     if isinstance(value, int) and value >= 10**9:  # exporters' "to the end"; no size is so large
         return length + offset
     return at_most(value, length + offset)
@@ -270,7 +188,9 @@ def expand(call: Call, x: Any, shape: Any) -> Any:
     rank = max(len(wanted), x.ndim)
     have = (1,) * (rank - x.ndim) + tuple(x.shape)
     wanted = (1,) * (rank - len(wanted)) + wanted
-    out = tuple(h if _is_one(w) else w if _is_one(h) else h for h, w in zip(have, wanted, strict=True))
+    out = tuple(
+        h if _is_one(w) else w if _is_one(h) else h for h, w in zip(have, wanted, strict=True)
+    )
     if any(
         isinstance(h, int) and isinstance(w, int) and h != w and 1 not in (h, w)
         for h, w in zip(have, wanted, strict=True)
@@ -343,14 +263,16 @@ def range_(call: Call, start: Any, limit: Any, delta: Any) -> Any:
     return (start + call.xp.arange(count, dtype=kind) * delta).astype(kind)
 
 
-@op("EyeLike")
+@op("EyeLike", eager=True)
 def eye_like(call: Call, x: Any) -> Any:
-    kind = element(call.attr("dtype"), field=call.node.label).numpy if call.attr("dtype") else x.dtype
+    kind = (
+        element(call.attr("dtype"), field=call.node.label).numpy if call.attr("dtype") else x.dtype
+    )
     rows = jnp.arange(x.shape[0])[:, None]
     return (jnp.arange(x.shape[1])[None] - rows == call.attr("k", 0)).astype(kind)
 
 
-@op("Trilu", known=(1,))
+@op("Trilu", known=(1,), eager=True)
 def trilu(call: Call, x: Any, k: Any = None) -> Any:
     offset = 0 if k is None else int(np.asarray(k).reshape(()))
     rows = jnp.arange(x.shape[-2])[:, None]
@@ -359,81 +281,7 @@ def trilu(call: Call, x: Any, k: Any = None) -> Any:
     return jnp.where(keep, x, jnp.zeros_like(x))
 
 
-_PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}
-
-
-@op("Pad", known=(1, 3))
-def pad(call: Call, x: Any, pads: Any = None, value: Any = None, axes: Any = None) -> Any:
-    if call.version < 11:
-        pads = call.attr("pads", call.attr("paddings"))
-        value = np.asarray(call.attr("value", 0.0), x.dtype)
-    amounts = sizes(pads)
-    chosen = list(range(x.ndim)) if axes is None else [a % x.ndim for a in ints(axes)]
-    half = len(amounts) // 2
-    if half != len(chosen) or len(amounts) % 2:
-        raise InputError(f"{len(amounts)} pads for {len(chosen)} axes")
-    widths: list[tuple[Any, Any]] = [(0, 0)] * x.ndim
-    for axis, low, high in zip(chosen, amounts[:half], amounts[half:], strict=True):
-        widths[axis] = (low, high)
-    return pad_widths(x, widths, call.attr("mode", "constant"), value)
-
-
-def pad_widths(x: Any, widths: Any, mode: str, value: Any = None) -> Any:
-    """Pad; negative widths crop (crop first, then pad, as onnxruntime does)."""
-    if mode not in _PAD_MODES:
-        raise InputError(f"Pad has mode {mode!r}")
-    for axis, (low, high) in enumerate(widths):
-        crop = [-w if isinstance(w, int) and w < 0 else 0 for w in (low, high)]
-        if any(crop):
-            x = _cut(x, axis, crop[0], x.shape[axis] - crop[1])
-    positive = [tuple(w if not isinstance(w, int) or w > 0 else 0 for w in pair) for pair in widths]
-    if mode != "constant":
-        return jnp.pad(x, positive, mode=_PAD_MODES[mode])
-    fill = jnp.zeros((), x.dtype) if value is None else jnp.asarray(value).reshape(()).astype(x.dtype)
-    return jnp.pad(x, positive, mode="constant", constant_values=fill)
-
-
-@op("CenterCropPad", known=(1,))
-def center_crop_pad(call: Call, x: Any, shape: Any) -> Any:
-    wanted = ints(shape)
-    axes = call.attr("axes") or list(range(x.ndim))
-    for axis, target in zip(axes, wanted, strict=True):
-        axis %= x.ndim
-        extra = target - x.shape[axis]
-        if extra < 0:
-            start = -extra // 2
-            x = _cut(x, axis, start, start + target)
-        elif extra > 0:
-            widths = [(0, 0)] * x.ndim
-            widths[axis] = (extra // 2, extra - extra // 2)
-            x = jnp.pad(x, widths)
-    return x
-
-
-@op("DepthToSpace")
-def depth_to_space(call: Call, x: Any) -> Any:
-    b = call.required("blocksize")
-    n, c, h, w = x.shape
-    if call.attr("mode", "DCR") == "DCR":
-        split = x.reshape(n, b, b, c // (b * b), h, w).transpose(0, 3, 4, 1, 5, 2)
-    else:
-        split = x.reshape(n, c // (b * b), b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
-    return split.reshape(n, c // (b * b), h * b, w * b)
-
-
-@op("SpaceToDepth")
-def space_to_depth(call: Call, x: Any) -> Any:
-    b = call.required("blocksize")
-    n, c, h, w = x.shape
-    split = x.reshape(n, c, h // b, b, w // b, b)
-    if call.attr("mode", "DCR") == "CRD":
-        split = split.transpose(0, 1, 3, 5, 2, 4)
-    else:
-        split = split.transpose(0, 3, 5, 1, 2, 4)
-    return split.reshape(n, c * b * b, h // b, w // b)
-
-
-@op("OneHot", known=(1,))
+@op("OneHot", known=(1,), eager=True)
 def one_hot(call: Call, indices: Any, depth: Any, values: Any) -> Any:
     count = ints(depth)[0]
     axis = call.attr("axis", -1)
@@ -444,14 +292,3 @@ def one_hot(call: Call, indices: Any, depth: Any, values: Any) -> Any:
     shape[axis] = count
     hot = jnp.expand_dims(index, axis) == jnp.arange(count).reshape(shape)
     return jnp.where(hot, values[1], values[0])
-
-
-@op("ReverseSequence")
-def reverse_sequence(call: Call, x: Any, lengths: Any) -> Any:
-    time, batch = call.attr("time_axis", 0), call.attr("batch_axis", 1)
-    moved = jnp.moveaxis(x, (batch, time), (0, 1))
-    step = jnp.arange(moved.shape[1])[None]
-    length = lengths[:, None]
-    index = jnp.where(step < length, length - 1 - step, step)
-    index = index.reshape(index.shape + (1,) * (moved.ndim - 2))
-    return jnp.moveaxis(jnp.take_along_axis(moved, index, axis=1), (0, 1), (batch, time))
