@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from anychip.chips.cpu.host import host_spec
 from anychip.core import Chip, ChipSpec, Target
 from anychip.core.config import read
+from anychip.core.errors import missing_extra
 
 
 def read_spec() -> ChipSpec:
@@ -18,6 +21,15 @@ def xla(chip: Chip) -> Target:
     from anychip.compilers.xla import XlaTarget
 
     return XlaTarget(cache=Cache(read("home") / "xla"))
+
+
+def native(chip: Chip) -> Target:
+    """`cpu:native`, keeping repacked weights under `home`."""
+    if importlib.util.find_spec("llvmlite") is None:
+        raise missing_extra("llvmlite", "native", "cpu:native")
+    from anychip.compilers.native import NativeTarget
+
+    return NativeTarget(packed=read("home") / "packed")
 
 
 def twin(chip: Chip) -> Target:

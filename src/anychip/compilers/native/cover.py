@@ -1,4 +1,4 @@
-"""Which kernel does which op: one function an op, each saying NoKernel with a reason when it cannot.
+"""Which kernel does which op: one function an op, which raises NoKernel with a reason if it cannot.
 
 Ops that only move elements become views here and cost nothing.
 """
@@ -29,8 +29,10 @@ from anychip.core.blocks import block_format
 from anychip.ops.view import Block, OpView, Value
 
 FLOATS = ("f32", "bf16", "f16")
-OPAQUE = frozenset({"anychip.quantized_matmul", "anychip.cached_attention", "anychip.cache_update"})
-"""Composites whose plain bodies would be worse than saying no: they read whole weights or caches."""
+OPAQUE = frozenset(
+    f"anychip.{name}" for name in ("quantized_matmul", "cached_attention", "cache_update")
+)
+"""Composites whose plain bodies would be worse than a no: they read whole weights or caches."""
 
 EIGHT_BITS = "activations rounded to 8 bits in groups of 32"
 KEPT_WIDE = "kept in f32 between ops"

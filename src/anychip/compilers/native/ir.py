@@ -191,7 +191,8 @@ class Function:
             argument.name = label
         self.module = module
         self.builder = llvm.IRBuilder(self.raw.append_basic_block("entry"))
-        self.arguments = {label: Value(self, a) for a, (label, _) in zip(self.raw.args, parameters)}
+        names = (label for label, _ in parameters)
+        self.arguments = {n: Value(self, a) for n, a in zip(names, self.raw.args, strict=True)}
 
     def __enter__(self) -> Function:
         return self
@@ -273,6 +274,15 @@ class Function:
     def call_pointer(self, code: Value, kind: llvm.FunctionType, *arguments: Value) -> None:
         """Call what a pointer points at, a function of this type."""
         self.builder.call(_Callee(code.raw, kind), [a.raw for a in arguments])
+
+    def prefetch(self, pointer: Value) -> None:
+        """Ask for a cache line that will be read. Any address is fine."""
+        name = "llvm.prefetch.p0"
+        known = self.module.globals.get(name)
+        if known is None:
+            kind = llvm.FunctionType(llvm.VoidType(), [POINTER, I32, I32, I32])
+            known = llvm.Function(self.module, kind, name)
+        self.builder.call(known, [pointer.raw, I32(0), I32(3), I32(1)])
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c in one rounding where the machine can (two on machines without fma)."""

@@ -1,4 +1,4 @@
-"""A Module becomes tasks: main and the functions it calls are gone through once, moves become views,
+"""A Module becomes tasks: main and the functions it calls are gone through, moves become views,
 composites and products become kernels. What has no kernel is collected, never dropped.
 """
 

@@ -93,7 +93,7 @@ def write_step(plan: Plan, isa: Isa) -> llvm.Module:
     for one in kernels:
         one.linkage = "internal"
     kind = llvm.ArrayType(POINTER, len(kernels))
-    every = llvm.GlobalVariable(module, kind, "kernels")
+    every: Any = llvm.GlobalVariable(module, kind, "kernels")
     every.linkage, every.global_constant = "internal", True
     every.initializer = llvm.Constant(kind, [k.bitcast(POINTER) for k in kernels])
     f = Function(module, "step", [("context", POINTER), ("thread", I64)])

@@ -14,7 +14,7 @@ from pathlib import Path
 from anychip.compilers.native import fuse, jit, memory, pack
 from anychip.compilers.native.executable import Artifacts, NativeExecutable
 from anychip.compilers.native.isa import NAMES, Isa, choose
-from anychip.compilers.native.kernels.pointwise import Pointwise, Source
+from anychip.compilers.native.kernels.pointwise import Pointwise, Source, dense_strides
 from anychip.compilers.native.plan import Buffer, Outside, Plan
 from anychip.compilers.native.pool import Pool, check_host
 from anychip.compilers.native.read import Missing, Reader
@@ -181,19 +181,18 @@ def plan_step(module: Module, threads: int, target: str = "cpu:native") -> Plan:
 
 def _bind(reader: Reader, view: View, name: str, element: str) -> None:
     """Let the task that makes a result write it where the caller wants it."""
-    place = view.place
     if element not in ("f32", "i32") or view.element != element:
         reader.refused["return", f"a result of {element}", reader.origin] += 1
         return
-    is_whole = isinstance(place, Buffer) and view.is_dense and view.offset == 0
-    if not is_whole or place.private or place.result:
-        shape = view.shape or (1,)
-        kernel = Pointwise(
-            "copy", shape, (Source(view.element, view.strides or (0,)),), (), element
-        )
-        place = Buffer(name, 4 * view.size, result=name)
-        reader.add(kernel, view, View(place, element, shape, view.strides), each=False)
-    place.result = name
+    place = view.place
+    if isinstance(place, Buffer) and view.is_dense and view.offset == 0:
+        if not place.private and not place.result:
+            place.result = name
+            return
+    shape = view.shape or (1,)
+    source = Source(view.element, view.strides or (0,))
+    out = View(Buffer(name, 4 * view.size, result=name), element, shape, dense_strides(shape))
+    reader.add(Pointwise("copy", shape, (source,), (), element), view, out, each=False)
 
 
 def _refuse(reader: Reader, module: Module, target: str) -> None:

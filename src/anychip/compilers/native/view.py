@@ -1,4 +1,4 @@
-"""What a value of the program is while planning: numbers known now, or a strided view of a place."""
+"""What a value of the program is while planning: known numbers, or a strided view of a place."""
 
 from __future__ import annotations
 

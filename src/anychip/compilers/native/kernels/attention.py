@@ -121,6 +121,9 @@ class Attention:
         sums = [[f.cell(f.constant(F32V, 0.0)) for _ in range(parts)] for _ in range(count)]
         with f.loop(low, high, 16) as slot:
             at = [self._row(f, slot + j) for j in range(16)]
+            # A short cache ends before the machine has noticed that it is being streamed.
+            _prefetch(f, values.at(at[0] * (size * self.value_width)), 16 * size * self.value_width)
+            _prefetch(f, keys.at((at[0] + 16) * (size * self.width)), 16 * size * self.width)
             index = slot.splat() + f.constant(vector(I64), range(16))
             visible = index < seen.splat()
             if self.window:
@@ -189,6 +192,11 @@ class Attention:
             return [_fold(a, b, 16 // half) for a, b in pairs]
 
         return folded(0, 16)
+
+
+def _prefetch(f: Function, start: Value, nbytes: int) -> None:
+    for offset in range(0, nbytes, 64):
+        f.prefetch(start.at(offset))
 
 
 def _products(f: Function, row: list[Value], key: list[Value]) -> Value:

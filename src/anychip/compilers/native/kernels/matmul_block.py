@@ -45,6 +45,10 @@ LAYOUTS = {
 _TOKENS_AT_ONCE = 8
 """Tokens that share one read of a tile: what fits in 32 registers."""
 
+_AHEAD = 4096
+"""Bytes from what is multiplied to what is asked for. Matrices follow each other in order of use,
+so this warms up the next one too."""
+
 
 @dataclass(frozen=True)
 class BlockMatmul:
@@ -108,6 +112,9 @@ class BlockMatmul:
         sums = [[f.cell(zero) for _ in range(GROUPS)] for _ in range(count)]
         with f.loop(0, self._blocks) as block:
             w = weights.at(block * layout.tile_bytes)
+            if count == 1:
+                for line in range(0, layout.tile_bytes, 64):
+                    f.prefetch(w.at(_AHEAD + line))
             quants = x.at(block * COLUMNS)
             meta = x.at(depth64(self.depth)).at(block * (GROUPS * META_BYTES))
             for group in range(GROUPS):
