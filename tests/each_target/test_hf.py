@@ -48,7 +48,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mixtral": EXPERTS,
     "gemma2": {"head_dim": 8, "sliding_window": 4},
-    "qwen3": {"head_dim": 8},
     "gpt_oss": {**EXPERTS, "head_dim": 8, "sliding_window": 4},
 }
 
@@ -245,6 +244,15 @@ def _absurd_header(path: Path) -> str:
     return r"model\.safetensors.*header claims"
 
 
+def _missing_tensor(path: Path) -> str:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    return r"in no file, such as model\.layers\.1\.mlp\.up_proj\.weight"
+
+
 def _no_weights(path: Path) -> str:
     (path / "model.safetensors").rename(path / "model.bin")
     return r"no \*\.safetensors file.*pickles"
@@ -267,7 +275,16 @@ def _bad_tokenizer(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage", [_truncate, _absurd_header, _no_weights, _bad_json, _bad_value, _bad_tokenizer]
+    "damage",
+    [
+        _truncate,
+        _absurd_header,
+        _missing_tensor,
+        _no_weights,
+        _bad_json,
+        _bad_value,
+        _bad_tokenizer,
+    ],
 )
 def test_damage_is_named(damage: Callable[[Path], str], folder: Callable[..., Path]):
     path = folder("llama")

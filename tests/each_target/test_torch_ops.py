@@ -1,4 +1,4 @@
-"""frontends/torch: every rule against torch itself, many overloads of one subject in one program."""
+"""frontends/torch: every rule against torch itself, all of one subject in one program."""
 
 from __future__ import annotations
 

@@ -104,19 +104,26 @@ class Folder:
         self._check_files()
         wanted = getattr(torch, _TYPES[dtype]) if dtype else "auto"
         try:
-            loaded = self.architecture.from_pretrained(
+            loaded, report = self.architecture.from_pretrained(
                 self.path,
                 config=self.config,
                 dtype=wanted,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
+                output_loading_info=True,
             )
         except Exception as error:  # transformers and safetensors raise whatever they meet
             raise InputError(
                 f"the weights do not load: {type(error).__name__}: {_first_line(error)}",
                 path=str(self.path),
             ) from error
+        if missing := sorted(report["missing_keys"]):
+            raise InputError(
+                f"{len(missing)} weight(s) of {self.architecture.__name__} are in no file, such as "
+                f"{missing[0]}",
+                path=str(self.path),
+            )
         return loaded.eval()
 
     def _check_files(self) -> None:

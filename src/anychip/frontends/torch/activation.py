@@ -82,8 +82,6 @@ def softplus(x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
 RULES("mish")(lambda x: x * jnp.tanh(softplus(x)))
 RULES("log_sigmoid")(lambda x: -softplus(-x))
 RULES("log_sigmoid_forward")(lambda x: (-softplus(-x), jnp.zeros((0,), x.dtype)))
-RULES("softsign")(lambda x: x / (1 + jnp.abs(x)))
-RULES("tanhshrink")(lambda x: x - jnp.tanh(x))
 
 
 @RULES("glu")

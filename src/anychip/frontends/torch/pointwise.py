@@ -103,14 +103,11 @@ def round_decimals(x: Any, *, decimals: int = 0) -> Any:
 
 RULES("abs")(jnp.abs)
 RULES("neg")(jnp.negative)
-RULES("positive")(lambda x: x)
 RULES("square")(lambda x: x * x)
 RULES("sign", "sgn")(lambda x: x if x.dtype == jnp.bool_ else lax.sign(x))
 RULES("bitwise_not")(jnp.bitwise_not)
-RULES("conj", "_conj", "conj_physical", "_conj_physical", "resolve_conj")(jnp.conj)
-RULES("resolve_neg", "_neg_view")(lambda x: x)
-RULES("real")(jnp.real)
-RULES("imag")(jnp.imag)
+RULES("_conj", "conj_physical", "_conj_physical")(jnp.conj)
+RULES("_neg_view")(lambda x: x)
 RULES("angle")(lambda x: jnp.angle(*floating(x)))
 RULES("complex")(lambda real, imag: lax.complex(*same(real, imag)))
 RULES("polar")(lambda r, angle: lax.complex(r * jnp.cos(angle), r * jnp.sin(angle)))
@@ -285,12 +282,11 @@ def frexp(x: Any) -> tuple[Any, Any]:
     return mantissa, exponent.astype(jnp.int32)
 
 
-@RULES("_to_copy", "to.dtype")
+@RULES("_to_copy")
 def to_copy(x: Any, *, dtype: torch.dtype | None = None) -> Any:
     return x if dtype is None else cast(x, dtype)
 
 
-RULES("to.dtype_layout")(to_copy)
 RULES("type_as")(lambda x, other: lax.convert_element_type(x, other.dtype))
 
 

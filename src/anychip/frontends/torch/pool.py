@@ -216,8 +216,12 @@ for _rank in (1, 2, 3):
     RULES(f"max_pool{_rank}d")(_max_pool(_rank))
     RULES(f"max_pool{_rank}d_with_indices")(_max_pool_with_places(_rank))
     RULES(f"avg_pool{_rank}d")(_avg_pool(_rank))
-    RULES(f"adaptive_avg_pool{_rank}d", f"_adaptive_avg_pool{_rank}d")(_adaptive_avg(_rank))
+    RULES(f"adaptive_avg_pool{_rank}d")(_adaptive_avg(_rank))
     RULES(f"adaptive_max_pool{_rank}d")(_adaptive_max(_rank))
+
+
+RULES("_adaptive_avg_pool2d")(_adaptive_avg(2))
+RULES("_adaptive_avg_pool3d")(_adaptive_avg(3))
 
 
 def _max_unpool(rank: int) -> Any:

@@ -20,7 +20,6 @@ RULES = Rules()
 for _name in (
     "alias",
     "clone",
-    "contiguous",
     "detach",
     "lift",
     "lift_fresh",
@@ -29,7 +28,7 @@ for _name in (
     RULES(_name)(lambda x: x)
 
 
-@RULES("view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy")
+@RULES("view", "_unsafe_view", "_reshape_alias")
 def view(x: Any, size: Sequence[Any], *_strides: Any) -> Any:
     return lax.reshape(x, _filled_in(x, size))
 
@@ -44,35 +43,27 @@ def _filled_in(x: Any, size: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(total // known if i == open_axes[0] else d for i, d in enumerate(size))
 
 
-@RULES("expand", "broadcast_to", "expand_copy")
+@RULES("expand")
 def expand(x: Any, size: Sequence[Any], *, implicit: bool = False) -> Any:
     lead = len(size) - x.ndim
     kept = [x.shape[i - lead] if isinstance(d, int) and d == -1 else d for i, d in enumerate(size)]
     return jnp.broadcast_to(x, tuple(kept))
 
 
-RULES("expand_as")(lambda x, other: jnp.broadcast_to(x, other.shape))
-RULES("view_as", "reshape_as")(lambda x, other: lax.reshape(x, other.shape))
-
-
-@RULES("permute", "permute_copy")
+@RULES("permute")
 def permute(x: Any, dims: Sequence[int]) -> Any:
     return lax.transpose(x, [axis_of(d, x.ndim) for d in dims])
 
 
-@RULES("transpose.int", "swapaxes", "transpose_copy.int")
+@RULES("transpose.int")
 def transpose(x: Any, dim0: int, dim1: int) -> Any:
     return jnp.swapaxes(x, dim0, dim1) if x.ndim else x
 
 
-RULES("t", "numpy_T")(lambda x: jnp.transpose(x))
-RULES("mT", "adjoint")(lambda x: jnp.swapaxes(x, -1, -2))
-RULES("movedim.int", "movedim.intlist")(
-    lambda x, source, destination: jnp.moveaxis(x, source, destination)
-)
+RULES("t")(lambda x: jnp.transpose(x))
 
 
-@RULES("squeeze", "squeeze.dim", "squeeze.dims", "squeeze_copy.dim")
+@RULES("squeeze", "squeeze.dim", "squeeze.dims")
 def squeeze(x: Any, dim: Any = None) -> Any:
     axes = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
     ones = {a for d in axes if x.ndim and _is_one(x.shape[a := axis_of(d, x.ndim)])}
@@ -83,32 +74,17 @@ def _is_one(size: Any) -> bool:
     return isinstance(size, int) and size == 1
 
 
-@RULES("unsqueeze", "unsqueeze_copy")
+@RULES("unsqueeze")
 def unsqueeze(x: Any, dim: int) -> Any:
     return jnp.expand_dims(x, dim)
 
 
-@RULES("flatten.using_ints")
-def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+def _flattened(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     if not x.ndim:
         return x.reshape(1)
     first, last = axis_of(start_dim, x.ndim), axis_of(end_dim, x.ndim)
     joined = math.prod(x.shape[first : last + 1])
     return lax.reshape(x, (*x.shape[:first], joined, *x.shape[last + 1 :]))
-
-
-@RULES("unflatten.int")
-def unflatten(x: Any, dim: int, sizes: Sequence[Any]) -> Any:
-    axis = axis_of(dim, x.ndim)
-    split = _filled_in(jnp.empty(()) if not sizes else _Sized((x.shape[axis],)), sizes)
-    return lax.reshape(x, (*x.shape[:axis], *split, *x.shape[axis + 1 :]))
-
-
-class _Sized:
-    """Something with a shape, for working out one axis alone."""
-
-    def __init__(self, shape: tuple[Any, ...]):
-        self.shape = shape
 
 
 @RULES("cat", "concat", "concatenate")
@@ -146,10 +122,10 @@ def repeat_interleave(x: Any, repeats: Any, dim: int | None = None, *, output_si
     spread = jnp.broadcast_to(
         jnp.expand_dims(x, axis + 1), (*x.shape[: axis + 1], repeats, *x.shape[axis + 1 :])
     )
-    return flatten(spread, axis, axis + 1)
+    return _flattened(spread, axis, axis + 1)
 
 
-@RULES("slice.Tensor", "slice_copy.Tensor")
+@RULES("slice.Tensor")
 def slice_(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
     axis = axis_of(dim, x.ndim)
     begin, stop = bounds(x.shape[axis], start, end)
@@ -183,7 +159,7 @@ def bounds(size: Any, start: Any, end: Any) -> tuple[Any, Any]:
     return within(start, 0), within(end, size)
 
 
-@RULES("select.int", "select_copy.int")
+@RULES("select.int")
 def select(x: Any, dim: int, index: Any) -> Any:
     axis = axis_of(dim, x.ndim)
     if is_array(index):
@@ -193,16 +169,7 @@ def select(x: Any, dim: int, index: Any) -> Any:
     return lax.index_in_dim(x, index, axis, keepdims=False)
 
 
-@RULES("narrow")
-def narrow(x: Any, dim: int, start: Any, length: Any) -> Any:
-    if is_array(start):
-        return lax.dynamic_slice_in_dim(x, start, length, axis_of(dim, x.ndim))
-    if isinstance(start, int) and start < 0:
-        start = x.shape[axis_of(dim, x.ndim)] + start
-    return slice_(x, dim, start, start + length)
-
-
-@RULES("split.Tensor", "split_copy.Tensor")
+@RULES("split.Tensor")
 def split(x: Any, split_size: Any, dim: int = 0) -> list[Any]:
     size = x.shape[axis_of(dim, x.ndim)]
     count = -(-size // split_size)
@@ -210,25 +177,13 @@ def split(x: Any, split_size: Any, dim: int = 0) -> list[Any]:
     return split_with_sizes(x, parts, dim)
 
 
-@RULES("split_with_sizes", "split_with_sizes_copy", "split.sizes")
+@RULES("split_with_sizes")
 def split_with_sizes(x: Any, split_sizes: Sequence[Any], dim: int = 0) -> list[Any]:
     out, start = [], 0
     for size in split_sizes:
         out.append(slice_(x, dim, start, start + size))
         start = start + size
     return out
-
-
-@RULES("chunk")
-def chunk(x: Any, chunks: int, dim: int = 0) -> list[Any]:
-    return split(x, -(-x.shape[axis_of(dim, x.ndim)] // chunks), dim)
-
-
-@RULES("tensor_split.sections")
-def tensor_split(x: Any, sections: int, dim: int = 0) -> list[Any]:
-    size = x.shape[axis_of(dim, x.ndim)]
-    small, larger = divmod(size, sections)
-    return split_with_sizes(x, [small + (i < larger) for i in range(sections)], dim)
 
 
 @RULES("unbind.int")
@@ -317,7 +272,7 @@ for _d in (1, 2, 3):
 RULES("_pad_circular")(lambda x, pad: pad_edges(x, pad, "circular"))
 
 
-@RULES("diagonal", "diagonal_copy")
+@RULES("diagonal")
 def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     return jnp.diagonal(x, offset, dim1, dim2)
 
@@ -356,7 +311,7 @@ def unfold(x: Any, dimension: int, size: int, step: int) -> Any:
     return jnp.moveaxis(windows, axis + 1, -1)
 
 
-@RULES("as_strided", "as_strided_copy")
+@RULES("as_strided")
 def as_strided(
     x: Any, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Any:
