@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -123,14 +124,13 @@ _Env = dict[Value, Any]
 
 
 class _Run:
-    """One evaluation: the program, its hooks, and callees already compiled."""
+    """One evaluation: the program and its hooks."""
 
     def __init__(self, read: Program, before: Before | None, after: After | None):
         self._program = read
         self._before = before
         self._after = after
         self._has_hooks = before is not None or after is not None
-        self._shared: dict[str, Callable[..., tuple[Any, ...]]] = {}
         self._last_uses: dict[Block, list[list[Value]]] = {}
 
     def function(self, name: str, arguments: tuple[Any, ...], caller: Origin) -> tuple[Any, ...]:
@@ -188,11 +188,7 @@ class _Run:
     def _call(self, callee: str, operands: tuple[Any, ...], origin: Origin) -> tuple[Any, ...]:
         if self._has_hooks or not self._program.is_static:
             return self.function(callee, operands, origin)
-        if callee not in self._shared:  # traced and compiled once, however often it is called
-            self._shared[callee] = jax.jit(
-                lambda *arguments: self.function(callee, arguments, origin)
-            )
-        return self._shared[callee](*operands)
+        return _shared(self._program, callee)(*operands)
 
     def _loop(
         self, op: OpView, carried: tuple[Any, ...], captured: _Env, caller: Origin
@@ -213,6 +209,13 @@ class _Run:
                 seen |= used
             self._last_uses[block] = rows[::-1]
         return self._last_uses[block]
+
+
+@lru_cache(maxsize=256)
+def _shared(read: Program, callee: str) -> Callable[..., tuple[Any, ...]]:
+    """A function of a program, traced and compiled once however often it is called."""
+    run = _Run(read, None, None)
+    return jax.jit(lambda *arguments: run.function(callee, arguments, Origin()))
 
 
 CONTROL = frozenset({"stablehlo.while", "stablehlo.if", "stablehlo.case"})
