@@ -11,7 +11,6 @@ from anychip.core.errors import InputError, UnsupportedError
 from anychip.frontends.onnx.rules.tensor import cut
 from anychip.frontends.onnx.table import Call, ints, op
 
-
 MOST_PIECES = 4096
 
 
