@@ -65,10 +65,6 @@ def _log_gamma(x: np.ndarray) -> np.ndarray:
     return np.vectorize(math.lgamma, otypes=[np.float64])(x)
 
 
-def _polygamma(n: Any, x: Any) -> Any:
-    return lax.polygamma(n, x)
-
-
 FUNCTIONS: tuple[Op, ...] = (
     _function("erf", lax.erf, expect=_error_function),
     _function("erfc", lax.erfc, expect=lambda x: 1 - _error_function(x)),
@@ -85,7 +81,7 @@ FUNCTIONS: tuple[Op, ...] = (
     _function("acosh", lax.acosh, (*_REAL, *_COMPLEX), draw="positive", expect=np.arccosh),
     _function("atanh", lax.atanh, (*_REAL, *_COMPLEX), draw="unit", expect=np.arctanh),
     _function("bessel_i1e", lax.bessel_i1e),
-    _function("polygamma", _polygamma, arity=2, draw=("positive", "positive")),
+    _function("polygamma", lax.polygamma, arity=2, draw=("positive", "positive")),
     _function("zeta", lax.zeta, arity=2, draw="positive"),
     _function(
         "next_after",
@@ -173,119 +169,6 @@ def constant_like(op: OpView, x: Any) -> Any:
     """One value in the operand's shape."""
     element = dtype(op.outputs[0].dtype).numpy
     return jnp.full(np.shape(x), op.attributes["value"], element)
-
-
-_BROADCASTING: dict[str, Callable[..., Any]] = {
-    "add": pointwise.add,
-    "subtract": lax.sub,
-    "multiply": pointwise.multiply,
-    "divide": lax.div,
-    "remainder": lax.rem,
-    "maximum": pointwise.maximum,
-    "minimum": pointwise.minimum,
-    "power": pointwise.power,
-    "atan2": pointwise.atan2,
-    "and": lax.bitwise_and,
-    "or": lax.bitwise_or,
-    "xor": lax.bitwise_xor,
-    "shift_left": lax.shift_left,
-    "shift_right_arithmetic": lax.shift_right_arithmetic,
-    "shift_right_logical": lax.shift_right_logical,
-    "complex": lax.complex,
-    "next_after": lax.nextafter,
-    "polygamma": _polygamma,
-    "zeta": lax.zeta,
-}
-_ON_INTEGERS = ("and", "or", "xor", "shift_left", "shift_right_arithmetic", "shift_right_logical")
-_FUNCTIONS = ("power", "atan2", "polygamma", "zeta")
-
-
-def _together(op: OpView, *operands: Any) -> list[Any]:
-    """Operands at one shape: numpy's broadcasting, or placed by `broadcast_dimensions`."""
-    shape = np.broadcast_shapes(*(np.shape(x) for x in operands)) if _is_numpy(op) else ()
-    dimensions = op.attributes.get("broadcast_dimensions")
-    if dimensions is None:
-        return [jnp.broadcast_to(x, shape) for x in operands]
-    shape = max((np.shape(x) for x in operands), key=len)
-    return [
-        x if np.ndim(x) == len(shape) else lax.broadcast_in_dim(x, shape, dimensions)
-        for x in operands
-    ]
-
-
-def _is_numpy(op: OpView) -> bool:
-    return op.attributes.get("broadcast_dimensions") is None
-
-
-def _broadcasting(name: str, rule: Callable[..., Any]) -> Op:
-    element = "i32" if name in _ON_INTEGERS else "f32"
-    result = "complex<f32>" if name == "complex" else element
-    left, right = f"{element}[2,3]", f"{element}[3]"
-    draw: Draw = "positive" if name in (*_FUNCTIONS, *_ON_INTEGERS) else "normal"
-    is_function = name in _FUNCTIONS
-    declare = op(
-        f"chlo.broadcast_{name}",
-        unit="vector",
-        work=elementwise(0 if is_function else 1, 1 if is_function else 0),
-        cases=[
-            case(left, right, out=f"{result}[2,3]", draw=draw),
-            case(
-                left,
-                f"{element}[2]",
-                out=f"{result}[2,3]",
-                attributes="broadcast_dimensions = array<i64: 0>",
-                draw=draw,
-                skip_reference=_PLACED,
-            ),
-            case(left, f"{element}[]", out=f"{result}[2,3]", draw=draw),
-        ],
-    )
-    return declare(lambda op, *operands: rule(*_together(op, *operands)))
-
-
-_PLACED = "upstream lowers only numpy's broadcasting"
-
-BROADCASTING: tuple[Op, ...] = tuple(_broadcasting(n, rule) for n, rule in _BROADCASTING.items())
-
-
-@op(
-    "chlo.broadcast_compare",
-    unit="vector",
-    work=elementwise(),
-    cases=[
-        case(
-            "f32[2,3]",
-            "f32[3]",
-            out="i1[2,3]",
-            attributes="comparison_direction = #chlo<comparison_direction LT>",
-            expect=np.less,
-        )
-    ],
-)
-def broadcast_compare(op: OpView, x: Any, y: Any) -> Any:
-    """stablehlo.compare after broadcasting."""
-    return pointwise.compare(op, *_together(op, x, y))[0]
-
-
-@op(
-    "chlo.broadcast_select",
-    unit="vector",
-    work=elementwise(),
-    cases=[
-        case("i1[2,3]", "f32[2,3]", "f32[2,3]", out="f32[2,3]", expect=np.where),
-        case(
-            "i1[3]",
-            "f32[2,3]",
-            "f32[]",
-            out="f32[2,3]",
-            expect=np.where,
-        ),
-    ],
-    reference="upstream lowers it through the shape dialect, which it does not know",
-)
-def broadcast_select(op: OpView, which: Any, on_true: Any, on_false: Any) -> Any:
-    """stablehlo.select after broadcasting."""
-    return lax.select(*_together(op, which, on_true, on_false))
 
 
 def _top_k_work(op: OpView) -> Work:

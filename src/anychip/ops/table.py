@@ -91,6 +91,7 @@ SUBJECTS: tuple[str, ...] = (
     "elementwise",
     "shape",
     "linear",
+    "factor",
     "index",
     "reduce",
     "sort",
@@ -101,6 +102,7 @@ SUBJECTS: tuple[str, ...] = (
     "dynamic",
     "collective",
     "chlo",
+    "chlo_broadcast",
     "quantized",
 )
 """The files of the table, in the order it is printed."""
