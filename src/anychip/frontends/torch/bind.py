@@ -21,7 +21,7 @@ from torch.export.graph_signature import (
 )
 
 from anychip.core.errors import UnsupportedError
-from anychip.core.signature import Argument, Dim
+from anychip.core.signature import Argument, Dim, Role
 from anychip.core.weights import Weight, Weights
 from anychip.frontends.torch.tensors import element_name, to_numpy, weight_of
 
@@ -54,71 +54,87 @@ class Slot:
 
 
 def bind(program: ExportedProgram, names: Mapping[str, str], source: str) -> Binding:
-    """`names` gives symbolic sizes the user's names; `source` says where weights come from."""
+    """`names` gives symbolic sizes the user's names; `source` says where weights come from.
+
+    Initial values of state are among the weights.
+    """
     signature = program.graph_signature
-    changed = {
-        spec.target for spec in signature.output_specs if spec.kind is OutputKind.BUFFER_MUTATION
-    }
-    changed |= {
-        spec.target for spec in signature.output_specs if spec.kind is OutputKind.PARAMETER_MUTATION
-    }
+    inputs = _Inputs(program, names, source)
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    arguments: list[Argument] = []
-    weights: list[Weight] = []
-    feed: list[Any] = []
-    by_memory: dict[Any, int] = {}
-    user_inputs: list[int | None] = []
-    inputs: list[str] = []  # placeholder names of user inputs, in order
-    taken = {s.target for s in signature.input_specs if s.target}
-    first_name: dict[Any, str] = {}  # torch.export keeps the last of the names of a tied weight
-    for held, tensor in program.state_dict.items():
-        first_name.setdefault(_memory(tensor), held)
     for node, spec in zip(placeholders, signature.input_specs, strict=True):
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
-            tensor, own = _stored(program, spec), spec.target
-            if spec.target not in changed:
-                if not node.users:
-                    feed.append(None)  # a weight nothing reads is no argument
-                    continue
-                if spec.kind is InputKind.CONSTANT_TENSOR and _is_small(tensor):
-                    feed.append(to_numpy(tensor))
-                    continue
-                memory = _memory(tensor)
-                if memory is not None and memory in by_memory:
-                    feed.append(Slot(by_memory[memory]))  # tied weights are one argument
-                    continue
-                if memory is not None:
-                    by_memory[memory] = len(arguments)
-                    own = first_name.get(memory, spec.target)
-            feed.append(Slot(len(arguments)))
-            role = "state" if spec.target in changed else "weight"
-            arguments.append(Argument(own, tuple(tensor.shape), element_name(tensor.dtype), role))
-            weights.append(weight_of(own, tensor, source))
+            inputs.feed.append(inputs.tensor(node, spec))
         elif spec.kind is InputKind.USER_INPUT:
-            inputs.append(node.name)
-            if isinstance(spec.arg, ConstantArgument):
-                feed.append(spec.arg.value)
-                user_inputs.append(None)
-                continue
-            feed.append(Slot(len(arguments)))
-            user_inputs.append(len(arguments))
-            name = node.name if node.name not in taken else f"{node.name}_input"
-            arguments.append(_input(name, node.meta["val"], names))
+            inputs.feed.append(inputs.user_input(node, spec))
         else:
             raise UnsupportedError(
                 f"the program takes a {spec.kind.name.lower().replace('_', ' ')} "
                 f"({spec.target or node.name}), which has no value here; remove it from forward"
             )
-    results, outputs, mutated = _results(program, inputs, names)
+    results, outputs, mutated = _results(program, inputs.user_names)
     return Binding(
-        arguments=tuple(arguments),
-        weights=Weights(tuple(weights)),
-        feed=tuple(feed),
-        user_inputs=tuple(user_inputs),
+        arguments=tuple(inputs.arguments),
+        weights=Weights(tuple(inputs.weights)),
+        feed=tuple(inputs.feed),
+        user_inputs=tuple(inputs.user_slots),
         results=results,
         user_outputs=outputs,
         mutated_inputs=mutated,
     )
+
+
+class _Inputs:
+    """Graph inputs on their way to becoming arguments."""
+
+    def __init__(self, program: ExportedProgram, names: Mapping[str, str], source: str):
+        self.feed: list[Any] = []
+        self.arguments: list[Argument] = []
+        self.weights: list[Weight] = []
+        self.user_names: list[str] = []
+        self.user_slots: list[int | None] = []
+        self._program, self._names, self._source = program, names, source
+        self._slots: dict[Any, int] = {}  # memory → its argument
+        self._taken = {s.target for s in program.graph_signature.input_specs if s.target}
+        self._changed = {
+            spec.target
+            for spec in program.graph_signature.output_specs
+            if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
+        }
+        self._first_name: dict[Any, str] = {}  # torch.export keeps a tied weight's last name
+        for name, tensor in program.state_dict.items():
+            self._first_name.setdefault(_memory(tensor), name)
+
+    def tensor(self, node: Any, spec: Any) -> Any:
+        """What feeds a parameter, buffer or constant: an argument, or a small constant itself."""
+        tensor = _stored(self._program, spec)
+        if spec.target in self._changed:
+            return self._argument(spec.target, tensor, "state")
+        if not node.users:
+            return None  # a weight nothing reads is no argument
+        if spec.kind is InputKind.CONSTANT_TENSOR and _is_small(tensor):
+            return to_numpy(tensor)
+        memory = _memory(tensor)
+        if memory not in self._slots:
+            slot = self._argument(self._first_name.get(memory, spec.target), tensor, "weight")
+            self._slots[memory] = slot.index
+        return Slot(self._slots[memory])  # tied weights are one argument
+
+    def _argument(self, name: str, tensor: torch.Tensor, role: Role) -> Slot:
+        element = element_name(tensor.dtype)
+        self.arguments.append(Argument(name, tuple(tensor.shape), element, role))
+        self.weights.append(weight_of(name, tensor, self._source))
+        return Slot(len(self.arguments) - 1)
+
+    def user_input(self, node: Any, spec: Any) -> Any:
+        """What feeds a leaf of forward's arguments: an argument, or the constant it is."""
+        self.user_names.append(node.name)
+        if isinstance(spec.arg, ConstantArgument):
+            self.user_slots.append(None)
+            return spec.arg.value
+        name = node.name if node.name not in self._taken else f"{node.name}_input"
+        self.user_slots.append(len(self.arguments))
+        self.arguments.append(_input(name, node.meta["val"], self._names))
+        return Slot(len(self.arguments) - 1)
 
 
 def _stored(program: ExportedProgram, spec: Any) -> torch.Tensor:
@@ -131,10 +147,8 @@ def _is_small(tensor: torch.Tensor) -> bool:
 
 
 def _memory(tensor: torch.Tensor) -> Any:
-    """Equal for tensors that are one view of one memory; None for empty ones."""
-    if not tensor.numel():
-        return None
-    if tensor.is_meta:
+    """Equal for tensors that are one view of one memory."""
+    if tensor.is_meta or not tensor.numel():
         return id(tensor)
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
@@ -158,9 +172,7 @@ def _dim(owner: str, size: Any, names: Mapping[str, str]) -> Dim:
     return names[text]
 
 
-def _results(
-    program: ExportedProgram, inputs: Sequence[str], names: Mapping[str, str]
-) -> tuple[Any, Any, Any]:
+def _results(program: ExportedProgram, inputs: Sequence[str]) -> tuple[Any, Any, Any]:
     results: list[tuple[int, str, str | None]] = []
     outputs: list[Any] = []
     mutated: list[tuple[int, int]] = []

@@ -24,7 +24,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     return out if bias is None else out + bias
 
 
-RULES("mm", "matmul", "linalg_matmul", "mv", "dot", "inner")(lambda x, other: jnp.matmul(x, other))
+RULES("mm", "matmul", "linalg_matmul", "mv", "dot")(lambda x, other: jnp.matmul(x, other))
 
 
 @RULES("bmm")
@@ -32,6 +32,7 @@ def bmm(x: Any, mat2: Any) -> Any:
     return lax.dot_general(x, mat2, (((2,), (1,)), ((0,), (0,))))
 
 
+RULES("inner")(lambda x, other: jnp.inner(x, other))
 RULES("vdot")(lambda x, other: jnp.vdot(x, other))
 RULES("outer", "ger")(lambda x, vec2: x[:, None] * vec2[None, :])
 
