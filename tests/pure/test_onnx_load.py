@@ -107,10 +107,48 @@ def test_shape_chain_of_a_dynamic_batch_leaves_no_trace() -> None:
     assert ops(static) == ["stablehlo.reshape"]
 
 
+def test_exporters_expand_idiom_is_folded() -> None:
+    """As PyTorch exports it: one size taken out, and Expand guarded by Where(shape == -1, 1, …)."""
+    body = """g (float[batch,1] x) => (float[a,b] y) {
+        s = Shape (x)
+        i = Constant <value: tensor = int64 {0}> ()
+        n = Gather <axis = 0> (s, i)
+        zero = Constant <value: tensor = int64[1] {0}> ()
+        n1 = Unsqueeze (n, zero)
+        four = Constant <value: tensor = int64[1] {4}> ()
+        wanted = Concat <axis = 0> (n1, four)
+        rank = Constant <value: tensor = int64[1] {2}> ()
+        ones = ConstantOfShape <value: tensor = int64[1] {1}> (rank)
+        minus = Constant <value: tensor = int64 {-1}> ()
+        any = Mul (ones, minus)
+        open = Equal (wanted, any)
+        shape = Where (open, ones, wanted)
+        y = Expand (x, shape)
+    }"""
+    assert load(text(body)).signature.results[0].shape == ("batch", 4)
+    assert ops(load(text(body), dims={"batch": 3})) == ["stablehlo.broadcast_in_dim"]
+
+
 def test_unnamed_dimensions_are_named_after_input_and_axis() -> None:
     proto = ModelProto.FromString(text("g (float[?,3] x) => (float[?,3] y) { y = Neg (x) }"))
     module = load(proto.SerializeToString())
     assert module.signature.arguments[0].shape == ("x_0", 3)
+
+
+def test_guards_settle_what_depends_on_a_size() -> None:
+    body = """g (float[seq,4] x) => (float[seq,4] y) {
+        s = Shape <start = 0, end = 1> (x)
+        zero = Constant <value: tensor = int64[1] {0}> ()
+        part = Slice (w, zero, s, zero)
+        y = Add (x, part)
+    }"""
+    model = with_weights(body, w=np.ones((16, 4), np.float32)).SerializeToString()
+    with pytest.raises(UnsupportedError, match=r"min\(seq, 16\).*guards=\["):
+        load(model)
+    module = load(model, guards=["seq <= 16"])
+    assert module.signature.results[0].shape == ("seq", 4)
+    with pytest.raises(UsageError):
+        module.specialise({"seq": 17})
 
 
 def test_odd_dimension_names_become_identifiers_and_stay_apart() -> None:

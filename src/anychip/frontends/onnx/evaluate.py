@@ -43,6 +43,9 @@ _MODEL_ERRORS = (
 """What numpy and JAX raise when shapes or attributes of the model contradict each other."""
 
 
+_GUARDS = 'if they fit for some sizes, say which with guards=[…] (such as "seq <= 512")'
+
+
 class Text:
     """A graph input that holds strings: every node that reads it fails, with the reason."""
 
@@ -187,7 +190,7 @@ class Evaluation:
                 if symbols := _symbols(values):
                     wanted = ", ".join(f"{s!r}: …" for s in symbols)
                     self._failures.append(
-                        Failure(node, f"{text}; if they fit for some sizes, fix dims={{{wanted}}}")
+                        Failure(node, f"{text}; {_GUARDS}, or fix dims={{{wanted}}}")
                     )
                     return self._bind(node, outputs)
                 raise InputError(
@@ -257,7 +260,7 @@ class Evaluation:
             if any(isinstance(v, Sizes) for v in values):
                 return None
             raise
-        settled = [settle(np.asarray(o) if np.isscalar(o) else o, like) for o in outputs]
+        settled = [settle(_boxed(o), like) for o in outputs]
         if any(isinstance(o, np.ndarray) and o.size > LIMIT for o in settled):
             return None
         return settled
@@ -295,6 +298,17 @@ def _refuse_text(node: Node, values: Sequence[Any]) -> None:
                 "model, or fix the input with constants={…}",
             )
         )
+
+
+def _boxed(value: Any) -> Any:
+    """What numpy takes out of an object array is a bare expression; back into an array with it."""
+    if isinstance(value, np.ndarray | list):
+        return value
+    if isinstance(value, np.generic | int | float | bool):
+        return np.asarray(value)
+    box = np.empty((), object)
+    box[()] = value
+    return box
 
 
 def _several(outputs: Any) -> Sequence[Any]:
