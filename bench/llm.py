@@ -139,16 +139,14 @@ def reader(native: Native) -> Callable[[], float]:
 
     from anychip.compilers.native import jit
     from anychip.compilers.native.ir import I32V, I64, POINTER, Function
-    from anychip.compilers.native.pool import emit_barrier
 
     plan, image = native.decode.plan, native.decode.image
     size = native.weight_bytes // 4096 * 4096
     module = llvm.Module("read")
-    barrier = emit_barrier(module, plan.threads)
     f = Function(module, "read", [("context", POINTER), ("thread", I64)])
     with f:
         context, thread = f.arguments["context"], f.arguments["thread"]
-        control, memory, out = (context.at(8 * i).load(POINTER) for i in range(3))
+        memory, out = (context.at(8 * i).load(POINTER) for i in range(2))
         first, last = ((thread + i) * (size // 256) // plan.threads * 256 for i in (0, 1))
         sums = [f.cell(f.constant(I32V, 0)) for _ in range(4)]
         with f.loop(first, last, 256) as at:
@@ -156,12 +154,11 @@ def reader(native: Native) -> Callable[[], float]:
                 one.value = one.value + memory.at(at).at(64 * i).load(I32V, align=64)
         total = sums[0].value + sums[1].value + sums[2].value + sums[3].value
         out.at(thread * 64).store(total)
-        f.builder.call(barrier, [control.raw])
     code = jit.build(module, ["read"], native.decode.isa)
     sums_memory = np.zeros(64 * plan.threads + 64, np.uint8)
     where = -(-sums_memory.ctypes.data // 64) * 64
     pool = native.decode.pool
-    row = np.array([pool.control, image.address, where], np.int64)
+    row = np.array([image.address, where], np.int64)
 
     def read() -> float:
         started = time.perf_counter()

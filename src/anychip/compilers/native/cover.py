@@ -133,8 +133,8 @@ def _quantized_matmul(reader: Any, op: OpView, inputs: list[Any]) -> View:
 def _dot_general(reader: Any, op: OpView, inputs: list[Any]) -> View:
     dims = op.attributes["dot_dimension_numbers"]
     rank = len(op.inputs[0].sizes)
-    contracted = (dims.lhs_contracting, dims.rhs_contracting)
-    if contracted != ((rank - 1,), (1,)) or dims.lhs_batching or dims.rhs_batching:
+    contracted = (dims.lhs_contract, dims.rhs_contract)
+    if contracted != ((rank - 1,), (1,)) or dims.lhs_batch or dims.rhs_batch:
         raise NoKernel("not x[…, K] times a weight [N, K]")
     weight = _matrix(inputs[1])
     if weight.element not in FLOATS:
@@ -170,19 +170,8 @@ def _float(view: View) -> View:
     return view
 
 
-def _tokens(view: View) -> tuple[View, int, int, int]:
-    """(view, tokens, token stride, head stride) of [batch, heads, length, width]."""
-    batch, _, length, width = view.shape
-    if view.element != "f32" or (width > 1 and view.strides[3] != 1):
-        raise NoKernel("heads that are not f32 next to each other")
-    if batch > 1 and length > 1 and view.strides[0] != length * view.strides[2]:
-        raise NoKernel("tokens that are not evenly apart")
-    stride = view.strides[2] if length > 1 else view.strides[0]
-    return view, batch * length, stride, view.strides[1]
-
-
 def _rope(reader: Any, op: OpView, inputs: list[Any]) -> View:
-    x, tokens, token_stride, head_stride = _tokens(reader.view(inputs[0]))
+    x = reader.wide(inputs[0])
     positions, inv_freq = reader.view(inputs[1]), reader.view(inputs[2])
     if positions.element != "i32" or not positions.is_dense:
         raise NoKernel("positions that are not i32 in a row")
@@ -191,12 +180,12 @@ def _rope(reader: Any, op: OpView, inputs: list[Any]) -> View:
     (half,), (batch, heads, length, width) = inv_freq.shape, x.shape
     key = ("turns", _identity(positions), _identity(inv_freq))
     if key not in reader.made:
-        turns = Turns(tokens, half)
-        out = reader.buffer("turns", (tokens, 2, half), turns)
+        turns = Turns(batch * length, half)
+        out = reader.buffer("turns", (batch * length, 2, half), turns)
         reader.add(turns, positions, inv_freq, out)
         reader.made[key] = (out, positions, inv_freq)
     is_interleaved = op.attributes["composite_attributes"]["interleaved"]
-    kernel = Rope(tokens, heads, width, half, is_interleaved, token_stride, head_stride)
+    kernel = Rope(batch, heads, length, width, half, is_interleaved, x.strides[:3])
     out = reader.buffer("turned", (batch, length, heads, width), kernel)
     reader.add(kernel, x, reader.made[key][0], out)
     return out.transposed((0, 2, 1, 3))
@@ -227,14 +216,12 @@ def _i32s(reader: Any, known: Any) -> View:
 
 
 def _cache_update(reader: Any, op: OpView, inputs: list[Any]) -> View:
-    cache, new, start = _state(reader.view(inputs[0])), reader.view(inputs[1]), inputs[2]
+    cache, new, start = _state(reader.view(inputs[0])), reader.wide(inputs[1]), inputs[2]
     ring = op.attributes["composite_attributes"]["ring"]
     batch, heads, slots, width = cache.shape
     length = new.shape[2]
     if ring and length > 1:
         raise NoKernel("several rows into a ring")
-    if new.element != "f32" or (width > 1 and new.strides[3] != 1):
-        raise NoKernel("new rows that are not f32 next to each other")
     kernel = CacheUpdate(
         batch, heads, slots, width, length, new.strides[:3], cache.element, bool(ring)
     )
@@ -248,12 +235,10 @@ def _cached_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
     if len(inputs) > 4:
         raise NoKernel("attention sinks")
     attributes = op.attributes["composite_attributes"]
-    q = reader.view(inputs[0])
+    q = reader.wide(inputs[0])
     k, v = (_state(reader.view(one)) for one in inputs[1:3])
     batch, heads, queries, width = q.shape
     kv_heads, slots, value_width = k.shape[1], k.shape[2], v.shape[3]
-    if q.element != "f32" or q.strides[3] != 1:
-        raise NoKernel("queries that are not f32 next to each other")
     if width % 16 or value_width % 16 or k.element != v.element:
         raise NoKernel(f"heads of width {width}; kernels need multiples of 16")
     shape = (batch, queries, heads, kv_heads, slots, width, value_width)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from anychip.compilers.native.plan import Buffer, Operand, Outside, Task
 
 _LINE = 64
+_LINGER, _SMALL = 8, 1 << 20
+"""Small buffers keep their place for some tasks after their last use: reusing it at once would
+make threads wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ def place(tasks: Sequence[Task]) -> Layout:
         for operand in task.operands:
             if isinstance(operand.place, Buffer) and not operand.place.result:
                 start, _ = lives.get(operand.place, (index, index))
-                lives[operand.place] = (start, index)
+                linger = _LINGER if operand.place.nbytes <= _SMALL else 0
+                lives[operand.place] = (start, index + linger)
     offsets: dict[Buffer, int] = {}
     ends = {False: 0, True: 0}
     for private in (False, True):

@@ -13,7 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import llvmlite.ir as llvm
 import numpy as np
@@ -133,12 +133,17 @@ def check_host() -> None:
         )
 
 
-@lru_cache(maxsize=4)
-def _code(isa: Isa) -> jit.Code:
-    """`work(control, id)` for workers; `start(control, step, context)`, `stop(control)`."""
+@cache
+def _code(isa: Isa, threads: int) -> jit.Code:
+    """`work(control, id)` for workers; `start(control, step, context)`, `stop(control)`.
+
+    Never unloaded: a worker may be anywhere in it. All threads meet here after a step, so that
+    none is still in the step's own code when the caller lets go of that.
+    """
     module = llvm.Module("pool")
-    _emit_worker(module)
-    _emit_start(module)
+    barrier = emit_barrier(module, threads)
+    _emit_worker(module, barrier)
+    _emit_start(module, barrier)
     _emit_stop(module)
     return jit.build(module, ["work", "start", "stop"], isa)
 
@@ -146,7 +151,7 @@ def _code(isa: Isa) -> jit.Code:
 _STEP = llvm.FunctionType(llvm.VoidType(), [POINTER, I64])
 
 
-def _emit_worker(module: llvm.Module) -> None:
+def _emit_worker(module: llvm.Module, barrier: llvm.Function) -> None:
     f = Function(module, "work", [("control", POINTER), ("id", I64)])
     control, b = f.arguments["control"], f.builder
     seen = f.cell(f.constant(I32, 0))
@@ -161,12 +166,13 @@ def _emit_worker(module: llvm.Module) -> None:
     step = control.at(_WORK).load(POINTER)
     context = control.at(_WORK + 8).load(POINTER)
     f.call_pointer(step, _STEP, context, f.arguments["id"])
+    b.call(barrier, [control.raw])
     b.branch(again)
     b.position_at_end(leave)
     b.ret_void()
 
 
-def _emit_start(module: llvm.Module) -> None:
+def _emit_start(module: llvm.Module, barrier: llvm.Function) -> None:
     parameters = [("control", POINTER), ("step", POINTER), ("context", POINTER)]
     f = Function(module, "start", parameters)
     control, step, context = (f.arguments[name] for name, _ in parameters)
@@ -176,6 +182,7 @@ def _emit_start(module: llvm.Module) -> None:
         epoch = control.at(_EPOCH).load(I32)
         _release(f, control, _EPOCH, _EPOCH_SLEEPERS, epoch + 1)
         f.call_pointer(step, _STEP, context, f.i64(0))
+        f.builder.call(barrier, [control.raw])
 
 
 def _emit_stop(module: llvm.Module) -> None:
@@ -202,7 +209,7 @@ class Pool:
         start = -memory.ctypes.data % 64
         self._memory = memory[start : start + CONTROL_BYTES]
         self.control = self._memory.ctypes.data
-        code = _code(isa)
+        code = _code(isa, threads)
         pointer = ctypes.c_void_p
         self._start = ctypes.CFUNCTYPE(None, pointer, pointer, pointer)(code.address("start"))
         work = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64)(code.address("work"))
@@ -218,7 +225,7 @@ class Pool:
         self._stop = weakref.finalize(self, _stop, stop, self._memory, self._workers)
 
     def run(self, step: int, context: int) -> None:
-        """Run native code `step(context, thread)` on every thread; the step ends at a barrier.
+        """Run native code `step(context, thread)` on every thread, until all have returned.
 
         Raises SetupError in a forked child, CompileError when a worker has died.
         """

@@ -186,6 +186,12 @@ class Reader:
         self.add(kernel, view, out)
         return replace(out, shape=view.shape, strides=out.strides if view.shape else ())
 
+    def wide(self, known: Known) -> View:
+        """A view whose last dimension is f32 numbers next to each other, copied if need be."""
+        view = self.view(known)
+        is_near = view.shape[-1] == 1 or view.strides[-1] == 1
+        return view if view.element == "f32" and is_near else self.copied(view)
+
     def row_view(self, known: Known) -> tuple[View, int, int]:
         """(view, rows, elements between rows) of f32 rows, copied only when they must be."""
         view = self.view(known)

@@ -138,4 +138,3 @@ def _write_loop(f: Function, plan: Plan, kernels: Value, barrier: Any) -> None:
         code = kernels.at(kernel * 8).load(POINTER)
         f.call_pointer(code, _KERNEL, pointers, first, last)
         stamp(index, 2)
-    f.builder.call(barrier, [control.raw])

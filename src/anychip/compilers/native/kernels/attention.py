@@ -72,12 +72,14 @@ class Attention:
             start = f.arguments["start"].at(batch * 4).load(I32).to(I64)
             position = start + query
             seen = f.select(position > self.slots - 1, f.i64(self.slots), position + 1)
+            seen = f.select(seen < 0, f.i64(0), seen)
             lowest = f.i64(0)
             if self.window:
                 lowest = position - (self.window - 1)
                 lowest = f.select(lowest < 0, f.i64(0), lowest)
             begin = lowest // 16
             blocks = (seen + 15) // 16 - begin
+            blocks = f.select(blocks < 0, f.i64(0), blocks)
             low = (begin + blocks * chunk // self.chunks) * 16
             high = (begin + blocks * (chunk + 1) // self.chunks) * 16
             for at in range(0, group, together):
@@ -163,7 +165,7 @@ class Attention:
 
     @staticmethod
     def _finish(f: Function, out: Value, mass: Value, sums: list[Value]) -> None:
-        scale = (f.f32(1.0) / f.total(mass)).splat()
+        scale = _inverse(f, mass)
         for i, one in enumerate(sums):
             out.at(64 * i).store(one * scale)
 
@@ -192,6 +194,11 @@ class Attention:
             return [_fold(a, b, 16 // half) for a, b in pairs]
 
         return folded(0, 16)
+
+
+def _inverse(f: Function, mass: Value) -> Value:
+    """One over the softmax's denominator; a query that sees nothing gets zeros, not NaN."""
+    return (f.f32(1.0) / f.larger(f.total(mass), f.f32(1e-37))).splat()
 
 
 def _prefetch(f: Function, start: Value, nbytes: int) -> None:
@@ -246,7 +253,7 @@ class MergeChunks:
             mass = f.constant(F32V, 0.0)
             for share, one in zip(shares, at, strict=True):
                 mass = f.fma(share, one.at(64).load(F32V), mass)
-            scale = (f.f32(1.0) / f.total(mass)).splat()
+            scale = _inverse(f, mass)
             for i in range(self.value_width // 16):
                 value = f.constant(F32V, 0.0)
                 for c, share in enumerate(shares):

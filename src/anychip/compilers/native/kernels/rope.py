@@ -41,18 +41,19 @@ class Turns:
 
 @dataclass(frozen=True)
 class Rope:
-    """x[tokens, heads, width] (strides in elements) turned → f32[tokens, heads, width], dense.
+    """x[batch, heads, length, width] turned → f32[batch, length, heads, width], dense.
 
-    A unit is a token. The first 2·half numbers of a head turn, the rest pass.
+    A unit is a token. The first 2·half numbers of a head turn, the rest pass. `strides` are x's in
+    elements along batch, heads, length.
     """
 
-    tokens: int
+    batch: int
     heads: int
+    length: int
     width: int
     half: int
     interleaved: bool
-    token_stride: int
-    head_stride: int
+    strides: tuple[int, int, int]
 
     is_light = row_local = True
     operands = ("x", "turns", "out")
@@ -60,18 +61,20 @@ class Rope:
     @property
     def name(self) -> str:
         order = "pairs" if self.interleaved else "halves"
-        shape = f"{self.tokens}x{self.heads}x{self.width}_{self.half}"
-        return f"rope_{order}_{shape}_{self.token_stride}_{self.head_stride}"
+        shape = f"{self.batch}x{self.length}x{self.heads}x{self.width}_{self.half}"
+        return f"rope_{order}_{shape}_{'_'.join(map(str, self.strides))}"
 
     @property
     def units(self) -> int:
-        return self.tokens
+        return self.batch * self.length
 
     def emit(self, f: Function, isa: Isa, first: Value, last: Value) -> None:
         with f.loop(first, last) as token, f.loop(0, self.heads) as head:
             turns = f.arguments["turns"].at(token * (8 * self.half))
-            x = f.arguments["x"].at(token * (4 * self.token_stride))
-            x = x.at(head * (4 * self.head_stride))
+            place = (token // self.length, head, token % self.length)
+            x = f.arguments["x"]
+            for index, stride in zip(place, self.strides, strict=True):
+                x = x.at(index * (4 * stride))
             out = f.arguments["out"].at((token * self.heads + head) * (4 * self.width))
             vectors = self.half // 16
             for i in range(vectors):

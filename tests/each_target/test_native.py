@@ -1,0 +1,357 @@
+"""`cpu:native` end to end: composites against their own definitions, models against `cpu:xla`."""
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anychip.compilers.native import NativeTarget
+from anychip.compilers.native.isa import NAMES, choose
+from anychip.compilers.xla import XlaTarget
+from anychip.core import (
+    Argument,
+    CompileOptions,
+    InputError,
+    LanguageModel,
+    SetupError,
+    UnsupportedError,
+    UsageError,
+    dtype,
+)
+from anychip.frontends.gguf import load_gguf as load
+from anychip.frontends.llm import PRECISIONS
+from anychip.frontends.trace import to_module
+from anychip.ops.case import parse
+from anychip.ops.composites import COMPOSITES
+from anychip.testing.tolerance import tolerance
+
+STORED = PRECISIONS["stored"]
+
+COVERED = {
+    "anychip.rms_norm": (0, 1, 2),
+    "anychip.silu": (0, 1),
+    "anychip.swiglu": (0, 1, 2),
+    "anychip.gelu": (0, 2),
+    "anychip.rope": (0, 1, 2),
+}
+"""Examples that must compile. Their results are f32 inside, so narrow types cannot be worse."""
+
+
+def compiled(composite, example, threads=2):
+    arguments = []
+    for index, spec in enumerate(example.inputs):
+        shape, element = parse(spec)
+        arguments.append(Argument(f"a{index}", shape, np.dtype(element).name))
+    arguments = [
+        Argument(a.name, a.shape, {"float32": "f32", "int32": "i32", "bfloat16": "bf16"}[a.dtype])
+        for a in arguments
+    ]
+    module = to_module(
+        lambda *arrays: composite(*arrays, **example.attributes).astype("float32"),
+        arguments,
+        name=composite.name,
+        result_names=["out"],
+    )
+    return NativeTarget().compile(module, CompileOptions(threads=threads))
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(n, i) for n, numbers in COVERED.items() for i in numbers]
+)
+def test_composites_agree_with_their_own_definition(name, number):
+    composite = COMPOSITES[name]
+    example = composite.examples[number]
+    arrays = example.arrays()
+    (got,) = compiled(composite, example).run(*arrays)
+    want = example.expected(arrays)
+    rtol, atol = tolerance("f32", example.reduced)
+    np.testing.assert_allclose(got, want, rtol=max(rtol, 1e-5), atol=max(atol, 1e-5))
+
+
+SHAPES = [
+    # batch, heads, kv heads, queries, slots, width, start, window, softcap
+    (1, 4, 2, 1, 40, 32, [37], 0, 0.0),
+    (2, 3, 3, 1, 16, 16, [15, 2], 0, 0.0),
+    (1, 6, 2, 5, 33, 64, [20], 0, 0.0),
+    (2, 4, 1, 3, 50, 16, [0, 44], 7, 0.0),
+    (1, 9, 3, 1, 300, 64, [290], 0, 0.0),
+    (1, 2, 1, 4, 48, 32, [30], 20, 15.0),
+    (1, 2, 2, 1, 16, 128, [0], 0, 0.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "cache", "threads"),
+    [
+        (shape, cache, 1 + (number + other) % 3)
+        for number, shape in enumerate(SHAPES)
+        for other, cache in enumerate(("f32", "bf16", "f16"))
+    ],
+)
+def test_attention_over_an_updated_cache_is_the_definition(shape, cache, threads):
+    from anychip.ops.composite_attention import _np_cached, _np_update
+
+    batch, heads, kv_heads, queries, slots, width, start, window, softcap = shape
+    state = Argument("k", (batch, kv_heads, slots, width), cache, "state")
+    arguments = (
+        state,
+        Argument("v", state.shape, cache, "state"),
+        Argument("q", (batch, heads, queries, width), "f32"),
+        Argument("new_k", (batch, kv_heads, queries, width), "f32"),
+        Argument("new_v", (batch, kv_heads, queries, width), "f32"),
+        Argument("start", (batch,), "i32"),
+    )
+    keywords = {"scale": width**-0.5, "window": window, "softcap": softcap}
+
+    def step(k, v, q, new_k, new_v, start):
+        update, attend = COMPOSITES["anychip.cache_update"], COMPOSITES["anychip.cached_attention"]
+        k, v = update(k, new_k, start), update(v, new_v, start)
+        return attend(q, k, v, start, **keywords), k, v
+
+    module = to_module(
+        step,
+        arguments,
+        name="attend",
+        result_names=["out", "k", "v"],
+        updates={"k": "k", "v": "v"},
+    )
+    executable = NativeTarget().compile(module, CompileOptions(threads=threads))
+    random = np.random.default_rng(1)
+    arrays = [random.standard_normal(a.shape).astype(np.float32) for a in arguments[:5]]
+    arrays[:2] = [a.astype(dtype(cache).numpy) for a in arrays[:2]]
+    begin = np.array(start, np.int32)
+    out, k, v = executable.run(*arrays, begin)
+    want = [
+        _np_update(old, new.astype(old.dtype), begin)
+        for old, new in zip(arrays[:2], arrays[3:5], strict=True)
+    ]
+    assert (np.asarray(k) == want[0]).all()
+    assert (np.asarray(v) == want[1]).all()
+    wide = [w.astype(np.float64) for w in want]
+    expected = _np_cached(arrays[2].astype(np.float64), *wide, begin, **keywords)
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
+
+
+class Session:
+    """A model's caches between steps."""
+
+    def __init__(self, executable, context):
+        self.signature, self.context = executable.signature, context
+        self.state = [
+            np.zeros([int(d) for d in a.shape], np.float32)
+            for a in executable.signature.named("state")
+        ]
+
+    def step(self, executable, tokens, start):
+        rows = np.asarray(tokens, np.int32).reshape(executable.signature.named("input")[0].shape)
+        begin = np.broadcast_to(np.asarray(start, np.int32), (len(rows),))
+        logits, *self.state = executable.run(*self.state, rows, np.ascontiguousarray(begin))
+        return np.asarray(logits)
+
+
+def build(target, model: LanguageModel, length: int, context: int, threads=2, batch=1, **extra):
+    make = model.prefill if length > 1 else None
+    module = make(batch, length, context, STORED) if make else model.decode(batch, context, STORED)
+    options = CompileOptions(threads=threads, extra=extra)
+    return target.compile(module.with_weights(model.bind(STORED)), options)
+
+
+@pytest.fixture
+def tiny(tiny_gguf) -> LanguageModel:
+    return load(tiny_gguf(format=["q4_0", "q8_0", "q4_1"]))
+
+
+@pytest.mark.parametrize("isa", NAMES)
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
+def test_tiny_models_give_nearly_the_logits_of_xla(tiny_gguf, arch, isa):
+    try:
+        choose(isa)
+    except SetupError as error:
+        pytest.skip(str(error))
+    model = load(tiny_gguf(format=["q4_0", "q8_0", "q4_1", "f16"], arch=arch))
+    native, xla = (build(t, model, 1, 64) for t in (NativeTarget(), XlaTarget()))
+    native = build(NativeTarget(), model, 1, 64, isa=isa)
+    ours, theirs = Session(native, 64), Session(xla, 64)
+    for position, token in enumerate([3, 9, 200, 17, 40]):
+        a, b = ours.step(native, [token], position), theirs.step(xla, [token], position)
+        # Rounding activations to 8 bits: 1/254 of a group's largest number at most, each product.
+        assert np.abs(a - b).max() < 0.05 * np.abs(b).max()
+    assert native.coverage.count("native") == native.coverage.total
+    assert any("8 bits" in row.why for row in native.coverage.rows)
+
+
+@pytest.mark.parametrize("length", [2, 5, 16])
+def test_a_prompt_read_at_once_is_the_prompt_read_token_by_token(tiny, length):
+    target = NativeTarget()
+    decode, prefill = build(target, tiny, 1, 64), build(target, tiny, length, 64)
+    tokens = np.random.default_rng(0).integers(3, 250, length)
+    one, many = Session(decode, 64), Session(prefill, 64)
+    for position, token in enumerate(tokens):
+        last = one.step(decode, [token], position)
+    at_once = many.step(prefill, tokens, 0)
+    np.testing.assert_allclose(at_once, last, rtol=1e-4, atol=1e-4 * np.abs(last).max())
+    for a, b in zip(one.state, many.state, strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-4)
+    # and the caches go on
+    following = many.step(decode, [7], length), one.step(decode, [7], length)
+    np.testing.assert_allclose(*following, rtol=1e-4, atol=1e-4 * np.abs(last).max())
+
+
+def test_sequences_in_a_batch_do_not_see_each_other(tiny):
+    target = NativeTarget()
+    alone, both = build(target, tiny, 1, 64), build(target, tiny, 1, 64, batch=3)
+    rows = [[5, 6, 7], [100, 3, 9], [8, 8, 8]]
+    together = Session(both, 64)
+    for position in range(3):
+        logits = together.step(both, [r[position] for r in rows], position)
+    for index, row in enumerate(rows):
+        single = Session(alone, 64)
+        for position, token in enumerate(row):
+            last = single.step(alone, [token], position)
+        np.testing.assert_allclose(logits[index], last[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_runs_repeat_bit_for_bit(tiny, threads):
+    executable = build(NativeTarget(), tiny, 1, 64, threads)
+
+    def logits():
+        session = Session(executable, 64)
+        return [session.step(executable, [t], i) for i, t in enumerate([4, 5, 6])]
+
+    for a, b in zip(logits(), logits(), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_the_state_a_run_returns_is_updated_in_place_and_what_one_gave_is_not(tiny):
+    executable = build(NativeTarget(), tiny, 1, 64)
+    session = Session(executable, 64)
+    given = session.state
+    session.step(executable, [3], 0)
+    assert all((one == 0).all() for one in given)
+    first = session.state
+    session.step(executable, [4], 1)
+    assert all(a is b for a, b in zip(first, session.state, strict=True))
+
+
+def test_wrong_arrays_are_refused_by_name(tiny):
+    executable = build(NativeTarget(), tiny, 1, 64)
+    session = Session(executable, 64)
+    session.step(executable, [3], 0)
+    tokens, start = np.zeros((1, 1), np.int32), np.zeros(1, np.int32)
+    with pytest.raises(UsageError, match=r"takes \d+ arrays"):
+        executable.run(*session.state)
+    with pytest.raises(UsageError, match=r"tokens .* should be"):
+        executable.run(*session.state, tokens.astype(np.int64), start)
+    with pytest.raises(UsageError, match="same array"):
+        executable.run(session.state[0], session.state[0], *session.state[2:], tokens, start)
+
+
+def test_a_start_beyond_the_cache_stays_inside_it(tiny):
+    executable = build(NativeTarget(), tiny, 1, 64)
+    session = Session(executable, 64)
+    for start in (64, 10**9, -5, -(10**9)):
+        assert np.isfinite(session.step(executable, [3], start)).all()
+    for state in session.state:
+        assert not np.asarray(state)[:, :, 1:63].any()
+
+
+def test_a_plan_and_its_code_can_be_looked_at(tiny):
+    executable = build(NativeTarget(), tiny, 1, 64)
+    kinds = set(executable.artifacts)
+    assert {"plan", "llvm_ir", "assembly", "packed", "seconds", "stablehlo"} <= kinds
+    assert "matmul_q8_0" in executable.artifacts["plan"]
+    assert 'define void @"step"' in executable.artifacts["llvm_ir"]
+    assert "step:" in executable.artifacts["assembly"]
+
+
+def test_a_trace_has_a_span_for_each_kernel_on_each_thread(tiny):
+    executable = build(NativeTarget(), tiny, 1, 64, threads=2)
+    session = Session(executable, 64)
+    arrays = (*session.state, np.zeros((1, 1), np.int32), np.zeros(1, np.int32))
+    trace = executable.trace(*arrays)
+    kernels = [s for s in trace.spans if s.op != "wait"]
+    assert trace.kind == "measured"
+    assert len(kernels) == 2 * len(executable.plan.tasks)
+    assert {s.resource for s in trace.spans} == {"thread 0", "thread 1"}
+    assert any(s.read_bytes for s in kernels)
+    assert any(s.origin.layer.startswith("layers.1") for s in kernels)
+    assert all((a == 0).all() for a in session.state)
+
+
+def test_executables_share_packed_weights_and_leave_no_threads(tiny):
+    import threading
+
+    target = NativeTarget()
+    decode, prefill = build(target, tiny, 1, 64), build(target, tiny, 4, 64)
+    assert decode.pool is prefill.pool
+    del decode, prefill, target
+    gc.collect()
+    assert not [t for t in threading.enumerate() if t.name.startswith("anychip-native")]
+
+
+def test_what_has_no_kernel_is_listed_with_its_place(tiny_gguf):
+    model = load(tiny_gguf(format="q8_0", arch="llama", experts=4))
+    with pytest.raises(UnsupportedError, match="no kernel") as caught:
+        build(NativeTarget(), model, 1, 64)
+    assert any(row.origin.layer.startswith("layers.0") for row in caught.value.report)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        (CompileOptions(extra={"isa": "sse9"}), UsageError, "instruction set"),
+        (CompileOptions(extra={"fast": "yes"}), UsageError, "option of cpu:native"),
+        (CompileOptions(threads=0), UsageError, "threads"),
+    ],
+)
+def test_bad_options_are_refused(tiny, options, error, text):
+    module = tiny.decode(1, 64, STORED).with_weights(tiny.bind(STORED))
+    with pytest.raises(error, match=text):
+        NativeTarget().compile(module, options)
+
+
+def test_a_model_known_by_shape_only_says_so():
+    from anychip.frontends.llm.catalogue import model
+
+    published = model("smollm2-135m")
+    precision = PRECISIONS["q8_0"]
+    with pytest.raises(InputError, match="shape only"):
+        NativeTarget().compile(published.decode(1, 64, precision), CompileOptions())
+
+
+PROMPTS = [
+    "The capital of France is",
+    "Once upon a time there was a",
+    "def fibonacci(n):",
+    "Water boils at a temperature of",
+    "The three primary colours are",
+]
+
+
+def test_the_real_model_chooses_the_tokens_xla_chooses(smollm2: Path, tmp_path):
+    """Greedy, same weights. Where they part, the two candidates' logits are closer to each other
+    than 8-bit activations move logits."""
+    model = load(smollm2)
+    assert model.tokenizer is not None
+    native, xla = NativeTarget(packed=tmp_path), XlaTarget()
+    ours, theirs = (build(t, model, 1, 128) for t in (native, xla))
+    parted = 0
+    for text in PROMPTS:
+        ids = model.tokenizer.encode(text)
+        one, other = Session(ours, 128), Session(theirs, 128)
+        for position in range(len(ids) + 12):
+            a = one.step(ours, [ids[position]], position)[0]
+            b = other.step(theirs, [ids[position]], position)[0]
+            moved = np.abs(a - b).max()
+            assert moved < 0.1 * np.abs(b).max()
+            if position + 1 < len(ids):
+                continue
+            mine, its = int(a.argmax()), int(b.argmax())
+            if mine != its:
+                assert b[its] - b[mine] <= 2 * moved
+                parted += 1
+                break
+            ids.append(mine)
+    assert parted <= 2
