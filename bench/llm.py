@@ -203,7 +203,7 @@ def measure(case: Case, threads: int, rounds: int, prefill: int, python: str) ->
             if number:  # the first round warms up
                 note(f"{name} prefill", prompt / prefill)
                 note(f"{name} decode", decode)
-        once = min(read() for _ in range(3))
+        once = statistics.fmean(read() for _ in range(max(3, case.tokens // 4)))
         if number:
             note("read", once)
     if peer is not None:
@@ -270,7 +270,8 @@ def random_1b(path: Path) -> Path:
     writer.add_float32("llama.rope.freq_base", 500000.0)
     writer.add_string("tokenizer.ggml.model", "gpt2")
     writer.add_string("tokenizer.ggml.pre", "smollm")
-    writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(vocabulary)])
+    words = [*(f"t{i}" for i in range(vocabulary - 2)), "t", "0"]
+    writer.add_array("tokenizer.ggml.tokens", words)
     writer.add_array("tokenizer.ggml.token_type", [1] * vocabulary)
     writer.add_array("tokenizer.ggml.merges", ["t 0"])
     writer.add_uint32("tokenizer.ggml.eos_token_id", 2)
