@@ -4,12 +4,15 @@ real one, pulled once into the user's anychip home."""
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported: it looks for TPUs and GPUs
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, FFN = 2, 256, 4, 2, 512
 CHAT = (

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from anychip.compilers import pjrt
 from anychip.compilers.xla import XlaTarget
 from anychip.compilers.xla_trace import covered_seconds, hlo_ops, hlo_origins
 from anychip.core import Argument, CompileOptions, Module, Origin, Result, Signature, Span, Trace
@@ -119,6 +120,17 @@ def test_whole_run_is_one_span_when_another_profile_is_open(tmp_path):
     (span,) = trace.spans
     assert span.op == "waves"
     assert trace.note.startswith("whole run only: ")
+
+
+def test_a_profile_that_would_crash_this_process_is_taken_in_a_child(monkeypatch):
+    monkeypatch.setattr(pjrt, "profiler_crashes", lambda: True)
+    text = "module { func.func public @main(%x: tensor<64x64xf32>) -> tensor<64x64xf32> { "
+    text += "%0 = stablehlo.dot %x, %x : (tensor<64x64xf32>, tensor<64x64xf32>) -> "
+    text += "tensor<64x64xf32> return %0 : tensor<64x64xf32> } }"
+    program = XlaTarget().compile(Module.from_mlir(text), CompileOptions())
+    trace = program.trace(np.zeros((64, 64), np.float32))
+    assert {span.op for span in trace.spans} <= set(hlo_ops(program.artifacts["hlo"]))
+    assert "in a child process" in trace.note
 
 
 HLO = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -41,6 +42,8 @@ def options(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 yes, 1 the verdict is no, 2 usage or environment."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # or JAX loads, and waits for, absent devices
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's chatter; warnings stay
     debug = "--debug" in sys.argv[1:]
     sys.argv[1:] = [*(["--debug"] if debug else []), *(a for a in sys.argv[1:] if a != "--debug")]
     try:

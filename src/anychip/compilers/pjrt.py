@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,17 @@ def execute(executable: Any, arguments: Sequence[Any]) -> list[Any]:
     """Start a run on device arrays; the arrays it returns at once fill in when it is done."""
     results = executable.execute_sharded(arguments).disassemble_into_single_device_arrays()
     return [one[0] for one in results]
+
+
+def profiler_crashes() -> bool:
+    """Whether starting a profile would take this process down.
+
+    JAX loads libtpu where it is installed unless told to use the CPU only, and starting libtpu
+    0.0.52's profiler is a segmentation fault without a TPU. `JAX_PLATFORMS=cpu` avoids both.
+    """
+    import jax
+
+    return find_spec("libtpu") is not None and jax.config.jax_platforms != "cpu"  # pyright: ignore
 
 
 def hlo_text(executable: Any) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from anychip.compilers import pjrt
+from anychip.compilers import child, pjrt
 from anychip.compilers.xla_input import prepare
-from anychip.compilers.xla_trace import profile
+from anychip.compilers.xla_trace import profile, profile_stored
 from anychip.core import (
     Argument,
     CompileError,
@@ -22,6 +22,7 @@ from anychip.core import (
     InputError,
     Module,
     OpCoverage,
+    Span,
     Trace,
     UsageError,
     Weight,
@@ -134,7 +135,8 @@ class XlaExecutable:
     def trace(self, *inputs: Any) -> Trace:
         """Spans of the optimised program's ops in one run, after one run to warm up.
 
-        State is copied first, so the arrays given stay usable.
+        State is copied first, so the arrays given stay usable. Where a profile would crash this
+        process (see `pjrt.profiler_crashes`) the run happens in a child.
         """
         import jax
 
@@ -145,8 +147,31 @@ class XlaExecutable:
         run()
         _, table = prepare(self._module)
         hlo = str(self.artifacts["hlo"])
-        spans, note = profile(run, hlo, table, self._module.name)
+        if pjrt.profiler_crashes():
+            spans, note = self._profiled_apart(inputs, hlo, table)
+        else:
+            spans, note = profile(run, hlo, table, self._module.name)
         return Trace("measured", self._target, spans, note)
+
+    def _profiled_apart(
+        self, inputs: Sequence[Any], hlo: str, table: tuple[str, ...]
+    ) -> tuple[tuple[Span, ...], str]:
+        arguments = [None if one is None else np.asarray(one) for one in self._with_weights()]
+        for (index, _, _), value in zip(self._slots, inputs, strict=True):
+            arguments[index] = np.asarray(value)
+        name = self._module.name
+        what = f"profiling {name} apart from libtpu"
+        if "executable" not in self.artifacts:
+            raise CompileError(f"{what}: XLA gave no executable that another process could load")
+        code = self.artifacts["executable"]
+        spans, note = child.run(
+            profile_stored,
+            *(code, arguments, hlo, table, name),
+            timeout_s=300.0,
+            what=what,
+            environment={"JAX_PLATFORMS": "cpu"},
+        )
+        return spans, f"{note}; measured in a child process, apart from libtpu"
 
     def _with_weights(self) -> list[Any]:
         """A fresh argument list with the weights in place."""

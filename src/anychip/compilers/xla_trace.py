@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,28 @@ def profile(
         return _whole(module_name, wall_s), "whole run only: the profiler recorded no ops"
     spans = _spans(raw, ops, hlo_origins(ops, table))
     return spans, _note(spans, wall_s)
+
+
+def profile_stored(
+    code: bytes, arguments: Sequence[Any], hlo: str, table: tuple[str, ...], module_name: str
+) -> tuple[tuple[Span, ...], str]:
+    """`profile` of a serialised executable on numpy arguments, after a run to warm up."""
+    import jax
+
+    from anychip.compilers import pjrt
+
+    at = pjrt.client(None)
+    pjrt.load_lapack()
+    loaded = pjrt.deserialize(at, code)
+
+    def placed() -> list[Any]:
+        return [pjrt.put(at, one, copy=True) for one in arguments]
+
+    jax.block_until_ready(pjrt.execute(loaded, placed()))
+    ready = placed()
+    return profile(
+        lambda: jax.block_until_ready(pjrt.execute(loaded, ready)), hlo, table, module_name
+    )
 
 
 def _timed(run: Callable[[], Any]) -> float:
