@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export JAX_PLATFORMS := cpu
 
-.PHONY: run test check ops-table size clean
+.PHONY: run test ops-table zoo size clean
 
 run: $(VENV)/.run
 	$(BIN)/anychip demo
@@ -21,6 +21,11 @@ test: $(VENV)/.dev
 
 ops-table: $(VENV)/.dev
 	$(BIN)/python tools/ops_table.py
+
+# Hours of work on two cores: every model of zoo/*.toml against its own framework. Resumable.
+zoo: $(VENV)/.dev
+	$(PIP) --editable '.[zoo]'
+	$(BIN)/python tools/zoo.py
 
 size:
 	$(PYTHON) tools/size.py
