@@ -355,3 +355,40 @@ def test_the_real_model_chooses_the_tokens_xla_chooses(smollm2: Path, tmp_path):
                 break
             ids.append(mine)
     assert parted <= 2
+
+
+@pytest.mark.parametrize("form", ["q6_K", "q4_K"])
+def test_formats_without_a_kernel_fall_back_piece_by_piece_and_the_ledger_says_so(tiny_gguf, form):
+    model = load(tiny_gguf(format=[form, "q8_0"]))
+    native, xla = (build(t, model, 1, 64) for t in (NativeTarget(), XlaTarget()))
+    ours, theirs = Session(native, 64), Session(xla, 64)
+    for position, token in enumerate([3, 9, 200]):
+        a, b = ours.step(native, [token], position), theirs.step(xla, [token], position)
+        assert np.abs(a - b).max() < 0.05 * np.abs(b).max()
+    fallen = [row for row in native.coverage.rows if row.fate == "fallback"]
+    assert fallen
+    assert all(row.falls_back_to == "cpu:xla" and row.why for row in fallen)
+    assert native.coverage.count("unsupported") == 0
+    trace = native.trace(*ours.state, np.zeros((1, 1), np.int32), np.zeros(1, np.int32))
+    assert any(span.op.startswith("xla_") for span in trace.spans)
+
+
+@pytest.mark.parametrize(("name", "number"), [("anychip.gelu", 1), ("anychip.layer_norm", 0)])
+def test_composites_without_a_kernel_are_done_by_xla(name, number):
+    composite = COMPOSITES[name]
+    example = composite.examples[number]
+    arrays = example.arrays()
+    executable = compiled(composite, example)
+    (got,) = executable.run(*arrays)
+    rtol, atol = tolerance("f32", example.reduced)
+    np.testing.assert_allclose(got, example.expected(arrays), rtol=rtol, atol=atol)
+    assert [row.op for row in executable.coverage.rows if row.fate == "fallback"] == [name]
+
+
+def test_too_many_pieces_are_refused_with_the_list(monkeypatch, tiny_gguf):
+    from anychip.compilers.native import target
+
+    monkeypatch.setattr(target, "MOST_PIECES", 1)
+    with pytest.raises(UnsupportedError, match="one by one") as caught:
+        build(NativeTarget(), load(tiny_gguf(format="q6_K")), 1, 64)
+    assert {row.fate for row in caught.value.report} == {"unsupported"}

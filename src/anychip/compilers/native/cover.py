@@ -103,12 +103,12 @@ def packed(place: Raw, form: str, depth: int) -> PackedWeight:
 
 def _matrix(known: Any) -> Raw:
     """The weight a whole, untransposed matrix operand is."""
-    is_weight = isinstance(known, View) and isinstance(known.place, Raw)
-    if not is_weight or known.shape != known.place.shape or not known.is_dense:
+    place = known.place if isinstance(known, View) else None
+    if not isinstance(place, Raw) or known.shape != place.shape or not known.is_dense:
         raise NoKernel("the right-hand side is no whole weight")
     if len(known.shape) != 2:
         raise NoKernel("the weight is no matrix")
-    return known.place
+    return place
 
 
 def _quantized_matmul(reader: Any, op: OpView, inputs: list[Any]) -> View:
@@ -199,13 +199,14 @@ def _identity(view: View) -> Any:
     )
 
 
-def _state(known: Any) -> View:
-    is_state = isinstance(known, View) and isinstance(known.place, Outside)
-    if not is_state or known.place.argument.role != "state" or not known.is_dense:
+def _state(known: Any) -> tuple[View, str]:
+    """A whole cache and the name of the state argument it is."""
+    place = known.place if isinstance(known, View) else None
+    if not isinstance(place, Outside) or place.argument.role != "state" or not known.is_dense:
         raise NoKernel("the cache is no whole state argument")
     if known.element not in FLOATS or len(known.shape) != 4:
         raise NoKernel(f"a cache of {known.element}{list(known.shape)}")
-    return known
+    return known, place.argument.name
 
 
 def _i32s(reader: Any, known: Any) -> View:
@@ -216,7 +217,8 @@ def _i32s(reader: Any, known: Any) -> View:
 
 
 def _cache_update(reader: Any, op: OpView, inputs: list[Any]) -> View:
-    cache, new, start = _state(reader.view(inputs[0])), reader.wide(inputs[1]), inputs[2]
+    cache, name = _state(reader.view(inputs[0]))
+    new, start = reader.wide(inputs[1]), inputs[2]
     ring = op.attributes["composite_attributes"]["ring"]
     batch, heads, slots, width = cache.shape
     length = new.shape[2]
@@ -226,7 +228,6 @@ def _cache_update(reader: Any, op: OpView, inputs: list[Any]) -> View:
         batch, heads, slots, width, length, new.strides[:3], cache.element, bool(ring)
     )
     reader.add(kernel, new, _i32s(reader, start), cache)
-    name = cache.place.argument.name
     reader.versions[name] = cache.version + 1
     return replace(cache, version=cache.version + 1)
 
@@ -236,7 +237,7 @@ def _cached_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
         raise NoKernel("attention sinks")
     attributes = op.attributes["composite_attributes"]
     q = reader.wide(inputs[0])
-    k, v = (_state(reader.view(one)) for one in inputs[1:3])
+    k, v = (_state(reader.view(one))[0] for one in inputs[1:3])
     batch, heads, queries, width = q.shape
     kv_heads, slots, value_width = k.shape[1], k.shape[2], v.shape[3]
     if width % 16 or value_width % 16 or k.element != v.element:

@@ -11,9 +11,19 @@ from typing import Any
 import numpy as np
 
 from anychip.compilers.native import jit
+from anychip.compilers.native.foreign import Piece
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.pack import Image
-from anychip.compilers.native.plan import Plan
+from anychip.compilers.native.plan import (
+    Buffer,
+    Constant,
+    Foreign,
+    Operand,
+    Outside,
+    PackedWeight,
+    Plan,
+    Task,
+)
 from anychip.compilers.native.pool import Pool
 from anychip.compilers.native.step import STAMPS, Context, table
 from anychip.core import Argument, Coverage, Module, Span, Trace, UsageError, dtype
@@ -56,6 +66,7 @@ class NativeExecutable:
     pool: Pool
     isa: Isa
     code: jit.Code
+    pieces: Mapping[Foreign, Piece]
     artifacts: Mapping[str, str | bytes]
     _running: threading.Lock = field(default_factory=threading.Lock)
 
@@ -66,6 +77,8 @@ class NativeExecutable:
         size = self.plan.shared_bytes + self.plan.threads * self.plan.private_bytes + 64
         self._arena = np.zeros(size, np.uint8)
         arena = -(-self._arena.ctypes.data // 64) * 64
+        self._arena_start = arena - self._arena.ctypes.data
+        self._foreign_weights: dict[str, np.ndarray] = {}
         self._table = table(self.plan, dict(self.image.offsets))
         self._context = np.zeros(self._slots.size, np.int64)
         self._context[Context.CONTROL] = self.pool.control
@@ -121,8 +134,59 @@ class NativeExecutable:
             results.append(np.empty(shape, element))
             addresses.append(results[-1].ctypes.data)
         self._context[Context.FIRST :] = addresses
-        self.pool.run(self.code.address("step"), self._context.ctypes.data)
+        start, step = 0, self.code.address("step")
+        for stop in (*self.plan.pieces, len(self.plan.tasks)):
+            if stop > start:
+                self._context[[Context.FROM, Context.TO]] = start, stop
+                self.pool.run(step, self._context.ctypes.data)
+            if stop < len(self.plan.tasks):
+                self._fall_back(self.plan.tasks[stop], held)
+            start = stop + 1
         return results
+
+    def _fall_back(self, task: Task, held: Mapping[str, Any]) -> None:
+        """One piece on cpu:xla: from the arena, and back into it."""
+        kernel = task.kernel
+        assert isinstance(kernel, Foreign)
+        arrays = [
+            self._array(operand, *kind, held)
+            for operand, kind in zip(task.reads, kernel.inputs, strict=True)
+        ]
+        result = self.pieces[kernel](*arrays)
+        self._array(task.written, *kernel.result, held)[...] = result
+
+    def _array(
+        self,
+        operand: Operand,
+        shape: tuple[int, ...],
+        element: str,
+        strides: tuple[int, ...],
+        held: Mapping[str, Any],
+    ) -> Any:
+        """What a piece's operand points at, as an array."""
+        flat = self._flat(operand.place, element, held)
+        start = operand.offset // flat.itemsize
+        steps = tuple(s * flat.itemsize for s in strides)
+        return np.lib.stride_tricks.as_strided(flat[start:], shape, steps)
+
+    def _flat(self, place: Any, element: str, held: Mapping[str, Any]) -> np.ndarray:
+        """A place as one row of numbers, floats between kernels being f32."""
+        match place:
+            case PackedWeight(argument=name):
+                if name not in self._foreign_weights:
+                    array = np.ascontiguousarray(self.module.weights[name].array())
+                    self._foreign_weights[name] = array.reshape(-1)
+                return self._foreign_weights[name]
+            case Outside(argument=argument):
+                return np.asarray(held[argument.name]).reshape(-1)
+        wide = np.dtype(np.float32) if dtype(element).kind == "float" else dtype(element).numpy
+        if isinstance(place, Constant):
+            return np.frombuffer(place.data, wide)
+        assert isinstance(place, Buffer)
+        base = self._arena_start + (self.plan.shared_bytes if place.private else 0)
+        start = base + self.plan.offsets[place]
+        size = -(-place.nbytes // wide.itemsize) * wide.itemsize
+        return self._arena[start : start + size].view(wide)
 
     def _checked(self, argument: Argument, kind: tuple[tuple[int, ...], str], value: Any) -> Any:
         array = np.asarray(value)
@@ -145,6 +209,7 @@ class NativeExecutable:
             self._run([np.array(v) for v in inputs])
             seconds = time.perf_counter() - started
             self._context[Context.STAMPS] = 0
+        _fill_pieces(stamps, self.plan.pieces)
         ticks = (stamps - stamps[:, :1, :1].min()).astype(np.float64)
         tick_s = _tick_seconds()
         note = f"{seconds * 1e3:.3f} ms with clock readings, {threads} threads, {self.isa.name}"
@@ -168,8 +233,26 @@ class NativeExecutable:
                 )
 
 
+def _fill_pieces(stamps: np.ndarray, pieces: Sequence[int]) -> None:
+    """cpu:xla reads no clock: pieces in a row share evenly what the kernels around them leave."""
+    count = stamps.shape[1]
+    groups: list[list[int]] = []
+    for piece in pieces:
+        if groups and groups[-1][-1] == piece - 1:
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+    for group in groups:
+        first, last = group[0], group[-1]
+        end = stamps[:, last + 1, 0] if last + 1 < count else stamps[:, max(first - 1, 0), 2]
+        start = stamps[:, first - 1, 2] if first else end
+        for at, piece in enumerate(group):
+            share = [start + (end - start) * (at + more) // len(group) for more in (0, 1)]
+            stamps[:, piece] = np.stack([share[0], share[0], share[1]], axis=-1)
+
+
 def _is_weight(place: Any) -> bool:
-    return type(place).__name__ == "PackedWeight"
+    return isinstance(place, PackedWeight)
 
 
 def _tick_seconds() -> float:

@@ -221,7 +221,7 @@ class Function:
     def room(self, nbytes: int) -> Value:
         """A pointer to memory on the stack, on a cache line."""
         with self.builder.goto_entry_block():
-            slot = self.builder.alloca(llvm.ArrayType(I8, nbytes))
+            slot: Any = self.builder.alloca(llvm.ArrayType(I8, nbytes))
             slot.align = 64
             return self.plain_pointer(slot)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anychip.compilers.native.plan import Buffer, Operand, Outside, Task
+from anychip.compilers.native.plan import Buffer, Foreign, Operand, Outside, Task
 
 _LINE = 64
 _LINGER, _SMALL = 8, 1 << 20
@@ -65,6 +65,9 @@ def barriers(tasks: Sequence[Task], layout: Layout) -> frozenset[int]:
     needed: set[int] = set()
     since: list[Task] = []
     for index, task in enumerate(tasks):
+        if isinstance(task.kernel, Foreign):  # the threads stop before it and start after it
+            since = []
+            continue
         if any(_conflict(task, before, layout) for before in since):
             needed.add(index)
             since = []

@@ -130,7 +130,7 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
 def _mapped(path: Path, size: int) -> Any:
     with open(path, "rb") as file:
         memory = _memory(size)
-        view = np.frombuffer(memory, np.uint8)
+        view = memoryview(memory)
         done = 0
         while done < size:
             count = file.readinto(view[done:size])

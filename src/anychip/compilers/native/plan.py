@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 from anychip.core import Argument, OpCoverage, Origin, Result
 
+MOST_OPERANDS = 6
+"""Of one task."""
+
 
 class Kernel(Protocol):
     """One specialised native function: `name(operands…, first unit, last unit)`.
@@ -78,6 +81,36 @@ class Outside:
         return self.argument.nbytes
 
 
+Strided = tuple[tuple[int, ...], str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """In a kernel's place: op `index` of `function`, which cpu:xla runs between native parts.
+
+    `inputs` and `result` are shape, element type as the op has it (floats between kernels are f32
+    all the same) and strides in elements. A weight operand is read from the module.
+    """
+
+    function: str
+    index: int
+    inputs: tuple[Strided, ...]
+    result: Strided
+
+    is_light, row_local, units = False, False, 1
+
+    @property
+    def name(self) -> str:
+        return f"xla_{self.function}_{self.index}"
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return (*(f"in{i}" for i in range(len(self.inputs))), "out")
+
+    def emit(self, f: Any, isa: Any, first: Any, last: Any) -> None:
+        raise AssertionError("cpu:xla runs this one")
+
+
 Place = Buffer | PackedWeight | Constant | Outside
 
 
@@ -127,16 +160,24 @@ class Plan:
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         """Each distinct kernel once, in order of first use."""
-        return tuple({task.kernel.name: task.kernel for task in self.tasks}.values())
+        ours = (t.kernel for t in self.tasks if not isinstance(t.kernel, Foreign))
+        return tuple({kernel.name: kernel for kernel in ours}.values())
+
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """The tasks that cpu:xla runs."""
+        return tuple(i for i, t in enumerate(self.tasks) if isinstance(t.kernel, Foreign))
 
     @property
     def image(self) -> tuple[PackedWeight | Constant, ...]:
         """What the packed image holds, in order of first use."""
-        found: dict[PackedWeight | Constant, None] = {}
+        found: dict[Any, None] = {}
         for task in self.tasks:
             for operand in task.operands:
-                if isinstance(operand.place, PackedWeight | Constant):
-                    found[operand.place] = None
+                place = operand.place
+                is_packed = isinstance(place, PackedWeight | Constant)
+                if is_packed and not isinstance(task.kernel, Foreign):
+                    found[place] = None
         return tuple(found)
 
     def text(self) -> str:

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from anychip.compilers.native import cover
-from anychip.compilers.native.kernels.pointwise import Pointwise, Source
+from anychip.compilers.native.kernels.number import SIZES
+from anychip.compilers.native.kernels.pointwise import Pointwise, Source, dense_strides
 from anychip.compilers.native.kernels.quantize import Quantize, record_bytes
 from anychip.compilers.native.plan import (
+    MOST_OPERANDS,
     Buffer,
     Constant,
+    Foreign,
     Kernel,
     Operand,
     Outside,
@@ -25,6 +28,9 @@ from anychip.compilers.native.plan import (
 from anychip.compilers.native.view import NoKernel, Raw, Shape, View, dense
 from anychip.core import Module, OpCoverage, Origin, dtype
 from anychip.ops.view import Block, OpView, Program, Value, program
+
+FOREIGN_TYPES = ("f32", "bf16", "f16", "i32", "ui32", "i8", "ui8")
+"""Element types that go to and come from cpu:xla."""
 
 ALONE_TOKENS = 4
 """Up to so many tokens, each thread does light work for itself instead of meeting the others."""
@@ -45,7 +51,9 @@ class Reader:
     threads: int
     tasks: list[Task] = field(default_factory=list)
     covered: Counter[tuple[str, str, Origin]] = field(default_factory=Counter)
+    fallen: Counter[tuple[str, str, Origin]] = field(default_factory=Counter)
     refused: Counter[tuple[str, str, Origin]] = field(default_factory=Counter)
+    may_fall_back: bool = True
     versions: dict[str, int] = field(default_factory=dict)
     made: dict[Any, Any] = field(default_factory=dict)
     op: str = ""
@@ -64,22 +72,22 @@ class Reader:
                 )
             else:
                 arguments.append(dense(Outside(argument), argument.dtype, shape))
-        return self.block(self._program.main, arguments, Origin())
+        return self.block("main", arguments, Origin())
 
-    def block(self, block: Block, arguments: list[Known], caller: Origin) -> list[Known]:
-        """The values a function's block returns for these arguments."""
+    def block(self, function: str, arguments: list[Known], caller: Origin) -> list[Known]:
+        """The values a function returns for these arguments."""
+        assert self._program is not None
+        block = self._program.function(function)
         env: dict[Value, Known] = dict(zip(block.arguments, arguments, strict=True))
         done: set[OpView] = set()
-        for op in block.ops:
+        for index, op in enumerate(block.ops):
             if op in done:
                 continue
-            origin = op.origin.inside(caller)
+            origin, inputs = op.origin.inside(caller), [env[v] for v in op.operands]
             if op.name == "func.call":
-                assert self._program is not None
-                inner = self._program.function(op.callee or "")
-                results = self.block(inner, [env[v] for v in op.operands], origin)
+                results = self.block(op.callee or "", inputs, origin)
             else:
-                results = self._op(op, [env[v] for v in op.operands], origin, block, done, env)
+                results = self._op(op, inputs, origin, (block, function, index), done, env)
             env.update(zip(op.results, results, strict=True))
         return [env[v] for v in block.results]
 
@@ -88,29 +96,81 @@ class Reader:
         op: OpView,
         inputs: list[Known],
         origin: Origin,
-        block: Block,
+        where: tuple[Block, str, int],
         done: set[OpView],
         env: dict[Value, Known],
     ) -> list[Known]:
+        """One op: a kernel, else its body's kernels, else cpu:xla, else it is refused."""
         name = op.attributes["name"] if op.name == "stablehlo.composite" else op.name
         if any(isinstance(one, Missing) for one in inputs):
             self.refused[name, "its operands have no kernel", origin] += 1
             return [Missing() for _ in op.results]
         self.op, self.origin = name, origin
-        before = len(self.tasks)
+        before = self._save()
         try:
             if name == "stablehlo.gather":
-                return [self._gather(op, inputs, block, done, env, origin)]
+                return [self._gather(op, inputs, where[0], done, env, origin)]
             result, why = cover.cover(self, name, op, inputs)
+            self.covered[name, why, origin] += 1
+            return [result]
         except NoKernel as reason:
-            del self.tasks[before:]
-            if op.name == "stablehlo.composite" and name not in cover.OPAQUE:
-                assert self._program is not None
-                return self.block(self._program.function(op.callee or ""), inputs, origin)
+            why = str(reason)
+        self._restore(before)
+        if op.name == "stablehlo.composite" and name not in cover.OPAQUE:
+            refused, outer, self.may_fall_back = self.refused.total(), self.may_fall_back, False
+            results = self.block(op.callee or "", inputs, origin)
+            self.may_fall_back = outer
+            if self.refused.total() == refused:
+                return results
+            self._restore(before)
+        self.op, self.origin = name, origin
+        try:
+            if not self.may_fall_back:
+                raise NoKernel(why)
+            result = self._foreign(op, inputs, where[1], where[2])
+        except NoKernel as reason:
+            self._restore(before)
             self.refused[name, str(reason), origin] += 1
             return [Missing() for _ in op.results]
-        self.covered[name, why, origin] += 1
+        self.fallen[name, why, origin] += 1
         return [result]
+
+    def _save(self) -> tuple[Any, ...]:
+        counts = (self.covered.copy(), self.refused.copy())
+        return len(self.tasks), dict(self.made), dict(self.versions), *counts
+
+    def _restore(self, saved: tuple[Any, ...]) -> None:
+        count, made, versions, covered, refused = saved
+        del self.tasks[count:]
+        self.made, self.versions = dict(made), dict(versions)
+        self.covered, self.refused = covered.copy(), refused.copy()
+
+    def _foreign(self, op: OpView, inputs: list[Known], function: str, index: int) -> View:
+        """A task for cpu:xla."""
+        if len(op.results) != 1:
+            raise NoKernel("no kernel, and an op of several results does not fall back")
+        if op.results[0].spec.dtype not in FOREIGN_TYPES or len(op.operands) > MOST_OPERANDS - 1:
+            raise NoKernel(f"no kernel, and a result of {op.outputs[0]} does not fall back")
+        operands: list[Operand] = []
+        strides: list[Shape] = []
+        for known in inputs:
+            view = self.view(known)
+            if view.element not in FOREIGN_TYPES and not isinstance(view.place, Raw):
+                raise NoKernel(f"no kernel, and an operand of {view.element} does not fall back")
+            operands.append(self.operand(view))
+            strides.append(view.strides)
+        spec = op.results[0].spec
+        is_float = spec.dtype in ("f32", "bf16", "f16")
+        kernel = Foreign(
+            function,
+            index,
+            tuple((one.sizes, one.dtype, way) for one, way in zip(op.inputs, strides, strict=True)),
+            (spec.sizes, spec.dtype, dense_strides(spec.sizes)),
+        )
+        out = self.buffer("foreign", spec.sizes, kernel, max(4 * spec.size, 4))
+        out = replace(out, element="f32" if is_float else spec.dtype)
+        self.add(kernel, *operands, out)
+        return out
 
     def _gather(
         self,
@@ -169,7 +229,7 @@ class Reader:
         element = dtype(known.dtype).name
         if element in ("bf16", "f16"):
             narrow, element = narrow.astype(np.float32), "f32"
-        if element not in ("f32", "i32"):
+        if element not in FOREIGN_TYPES:
             raise NoKernel(f"a constant of {element}")
         data = np.ascontiguousarray(narrow)
         place = Constant(data.tobytes(), f"constant_{data.dtype}{list(data.shape)}")
@@ -178,6 +238,8 @@ class Reader:
     def copied(self, view: View) -> View:
         """A dense f32 copy."""
         strides = view.strides
+        if view.element not in SIZES:
+            raise NoKernel(f"numbers of {view.element}")
         if view.shape and view.shape[-1] > 1 and strides[-1] not in (0, 1):
             raise NoKernel("elements of a row are not next to each other")
         shape = view.shape or (1,)
@@ -214,7 +276,23 @@ class Reader:
         return self.made[key][0], rows
 
     def coverage(self) -> tuple[OpCoverage, ...]:
-        return tuple(
+        """The ledger's rows."""
+        native = (
             OpCoverage(op=op, fate="native", count=count, origin=origin, why=why)
             for (op, why, origin), count in self.covered.items()
+        )
+        return (*native, *self.fallbacks())
+
+    def fallbacks(self) -> tuple[OpCoverage, ...]:
+        """The rows of what cpu:xla does."""
+        return tuple(
+            OpCoverage(
+                op=op,
+                fate="fallback",
+                count=count,
+                origin=origin,
+                falls_back_to="cpu:xla",
+                why=why,
+            )
+            for (op, why, origin), count in self.fallen.items()
         )

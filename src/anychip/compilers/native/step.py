@@ -14,13 +14,20 @@ import numpy as np
 
 from anychip.compilers.native.ir import I64, POINTER, Function, Value
 from anychip.compilers.native.isa import Isa
-from anychip.compilers.native.plan import Buffer, Kernel, Outside, Place, Plan
+from anychip.compilers.native.plan import (
+    MOST_OPERANDS,
+    Buffer,
+    Foreign,
+    Kernel,
+    Outside,
+    Place,
+    Plan,
+)
 from anychip.compilers.native.pool import emit_barrier
 
 STAMPS = 3
 """Clock readings a traced task leaves: before its barrier, before its kernel, after it."""
 
-MOST_OPERANDS = 6
 _ROW = 4 + 2 * MOST_OPERANDS
 """Words of a table row: kernel, units, whether each thread does all, whether to meet first, then
 slot and offset of each operand."""
@@ -28,14 +35,15 @@ slot and offset of each operand."""
 
 @dataclass(frozen=True)
 class Context:
-    """Where each pointer stands in the context. STAMPS is 0 in a step that is not traced.
+    """Where each pointer stands in the context. STAMPS is 0 in a step that is not traced. A step
+    runs the tasks from FROM to TO: all of them, or what lies between two pieces of cpu:xla.
 
     After FIRST come the outside arguments, then the results that are no state.
     """
 
     plan: Plan
 
-    CONTROL, TABLE, STAMPS, IMAGE, SHARED, PRIVATE, FIRST = range(7)
+    CONTROL, TABLE, STAMPS, FROM, TO, IMAGE, SHARED, PRIVATE, FIRST = range(9)
 
     def result(self, name: str) -> int:
         new = [r.name for r in self.plan.results if r.updates is None]
@@ -66,6 +74,8 @@ def table(plan: Plan, places: dict[Any, int]) -> np.ndarray:
 
     rows = np.zeros((len(plan.tasks), _ROW), np.int64)
     for index, task in enumerate(plan.tasks):
+        if isinstance(task.kernel, Foreign):
+            continue
         head = (numbers[task.kernel.name], task.kernel.units, task.each, index in plan.barriers)
         rows[index, :4] = head
         for at, operand in enumerate(task.operands):
@@ -120,7 +130,8 @@ def _write_loop(f: Function, plan: Plan, kernels: Value, barrier: Any) -> None:
             pointer = Value(f, f.builder.inttoptr(place.raw, POINTER))
             pointer.store(f.intrinsic("llvm.readcyclecounter", I64))
 
-    with f.loop(0, count) as index:
+    begin, end = (context.at(8 * slot).load(I64) for slot in (Context.FROM, Context.TO))
+    with f.loop(begin, end) as index:
         row = rows.at(index * (8 * _ROW))
         kernel, units, each, meet = (row.at(8 * i).load(I64) for i in range(4))
         stamp(index, 0)

@@ -7,15 +7,16 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from anychip.compilers.native import fuse, jit, memory, pack
 from anychip.compilers.native.executable import Artifacts, NativeExecutable
+from anychip.compilers.native.foreign import compile_pieces
 from anychip.compilers.native.isa import NAMES, Isa, choose
 from anychip.compilers.native.kernels.pointwise import Pointwise, Source, dense_strides
-from anychip.compilers.native.plan import Buffer, Outside, Plan
+from anychip.compilers.native.plan import Buffer, Foreign, Outside, Plan
 from anychip.compilers.native.pool import Pool, check_host
 from anychip.compilers.native.read import Missing, Reader
 from anychip.compilers.native.step import write_step
@@ -84,6 +85,8 @@ class NativeTarget:
         planned = time.perf_counter()
         image = self._image(plan, module, isa)
         packed = time.perf_counter()
+        pieces = compile_pieces(plan, module, options)
+        fallen = time.perf_counter()
         written = write_step(plan, isa)
         emitted = time.perf_counter()
         code = jit.build(written, ["step"], isa)
@@ -92,7 +95,8 @@ class NativeTarget:
         seconds = {
             "planning": planned - started,
             "packing": packed - planned,
-            "writing the IR": emitted - packed,
+            "cpu:xla's pieces": fallen - packed,
+            "writing the IR": emitted - fallen,
             "LLVM": code.seconds,
         }
         artifacts = Artifacts(
@@ -107,7 +111,7 @@ class NativeTarget:
             }
         )
         pool = self._pool(threads, isa)
-        return NativeExecutable(self.name, module, plan, image, pool, isa, code, artifacts)
+        return NativeExecutable(self.name, module, plan, image, pool, isa, code, pieces, artifacts)
 
     def _options(self, options: CompileOptions) -> tuple[Isa, int]:
         for name in options.extra:
@@ -186,7 +190,9 @@ def _bind(reader: Reader, view: View, name: str, element: str) -> None:
         return
     place = view.place
     if isinstance(place, Buffer) and view.is_dense and view.offset == 0:
-        if not place.private and not place.result:
+        foreign = [t.written.place for t in reader.tasks if isinstance(t.kernel, Foreign)]
+        is_ours = all(place is not one for one in foreign)
+        if is_ours and not place.private and not place.result:
             place.result = name
             return
     shape = view.shape or (1,)
@@ -195,7 +201,20 @@ def _bind(reader: Reader, view: View, name: str, element: str) -> None:
     reader.add(Pointwise("copy", shape, (source,), (), element), view, out, each=False)
 
 
+MOST_PIECES = 64
+"""Falling back more often than this in one step is slower than cpu:xla from the start."""
+
+
 def _refuse(reader: Reader, module: Module, target: str) -> None:
+    pieces = sum(reader.fallen.values())
+    if not reader.refused and pieces > MOST_PIECES:
+        rows = reader.fallbacks()
+        kinds = "\n".join(f"  {r.count} × {r.op} at {r.origin}: {r.why}" for r in rows[:12])
+        raise UnsupportedError(
+            f"{target} would leave {pieces} ops of {module.name} to cpu:xla, one by one:\n{kinds}\n"
+            "Compile the whole model for cpu:xla.",
+            report=tuple(replace(row, fate="unsupported", falls_back_to="") for row in rows),
+        )
     if not reader.refused:
         return
     rows = tuple(
