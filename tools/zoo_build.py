@@ -38,9 +38,9 @@ def _timm(entry: Entry) -> Built:
     torch.manual_seed(0)
     model = timm.create_model(entry["name"], pretrained=False, **options).eval()
     zoo_weights.fill(model)
-    image = torch.randn(entry.get("batch", 1), 3, size, size)
     (parameter, *_) = inspect.signature(model.forward).parameters
-    return Built(model, ({parameter: image},))
+    zoo_weights.settle(model, {parameter: torch.randn(4, 3, size, size)})
+    return Built(model, ({parameter: torch.randn(1, 3, size, size)},))
 
 
 def _transformers(entry: Entry) -> Built:

@@ -44,7 +44,9 @@ _SMALL: dict[str, int] = {
     "qk_head_dim": 24,
     "global_head_dim": 16,
     **dict.fromkeys("num_key_value_heads num_kv_heads n_head_kv multi_query_group_num".split(), 2),
-    **dict.fromkeys("linear_num_key_heads num_global_key_value_heads swa_num_key_value_heads".split(), 2),
+    **dict.fromkeys(
+        "linear_num_key_heads num_global_key_value_heads swa_num_key_value_heads".split(), 2
+    ),
     "vocab_size": VOCABULARY,
     "vocab_size_per_layer_input": VOCABULARY,
     "hidden_size_per_layer_input": 16,
@@ -56,7 +58,8 @@ _SMALL: dict[str, int] = {
         4,
     ),
     **dict.fromkeys(
-        "num_experts_per_tok moe_topk moe_k num_experts_per_token top_k_experts moe_top_k".split(), 2
+        "num_experts_per_tok moe_topk moe_k num_experts_per_token top_k_experts moe_top_k".split(),
+        2,
     ),
     **dict.fromkeys("n_group topk_group n_shared_experts num_shared_experts".split(), 1),
     **dict.fromkeys("first_k_dense_replace num_dense_layers moe_layer_start_index".split(), 1),

@@ -37,6 +37,7 @@ def make(entry: Entry) -> torch.nn.Module:
     else:
         model = family._from_config(config, **options)
     model = model.float().eval()
+    model.config.use_cache = False
     zoo_weights.fill(model)
     return model
 
@@ -94,7 +95,11 @@ def inputs_of(
 
 
 def _image(config: Any) -> tuple[int, int, int]:
-    for part in (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)):
+    for part in (
+        config,
+        getattr(config, "vision_config", None),
+        getattr(config, "backbone_config", None),
+    ):
         size = getattr(part, "image_size", None)
         if size:
             height, width = (size, size) if isinstance(size, int) else size

@@ -36,8 +36,22 @@ def fill(model: torch.nn.Module, seed: int = 0) -> None:
                 weight.copy_(normal(weight, 1 / math.sqrt(max(fan_in, 1))))
             elif is_constant:
                 weight.add_(normal(weight, 0.1))
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(normal(buffer, 0.1))
-            if name.endswith("running_var"):
-                buffer.copy_(normal(buffer, 0.2).abs() + 0.5)
+
+
+def settle(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+    """Set the running statistics of batch norms to those of these inputs.
+
+    With statistics of its own choosing a deep network's activations grow without bound, and what
+    is compared is rounding noise.
+    """
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    kept = [(m, m.momentum) for m in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            model(**inputs)
+    for norm, momentum in kept:
+        norm.eval()
+        norm.momentum = momentum

@@ -188,3 +188,23 @@ def test_numbers_match(name: str):
             continue
         assert np.std(expected) > 1e-3  # it says something
         assert np.abs(np.asarray(one) - expected).max() < TOLERANCE * np.abs(expected).max()
+
+
+def test_key_value_caches_go_in_and_out():
+    from anychip.frontends.torch import optimize
+
+    import_transformers()
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", **TEXT)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    fast = optimize(model, XlaTarget())
+    with torch.no_grad():
+        first, wanted = fast(input_ids=ids(1, 4)), model(input_ids=ids(1, 4))
+        (field,) = set(first.keys()) - {"logits"}
+        assert type(first[field]) is type(wanted[field])
+        second = fast(input_ids=ids(1, 1), **{field: first[field]})
+        wanted = model(input_ids=ids(1, 1), **{field: wanted[field]})
+    torch.testing.assert_close(second.logits, wanted.logits, rtol=1e-3, atol=1e-4)
+    assert second[field].get_seq_length() == 5

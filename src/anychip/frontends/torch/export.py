@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -45,6 +46,7 @@ def capture(
         return _from_script(model, args, kwargs, dynamic_shapes)
     if not isinstance(model, torch.nn.Module):
         model = _Function(model)
+    _know_caches()
     failures: list[Exception] = []
     for mode in (False, True) if strict is None else (strict,):
         try:
@@ -57,16 +59,20 @@ def capture(
     raise _explained(failures[0], model) from failures[0]
 
 
+def _know_caches() -> None:
+    """Let models of transformers, when it is in use, give their key-value caches as results."""
+    if "transformers" in sys.modules:
+        from anychip.frontends.torch import caches
+
+        caches.register()
+
+
 class _Function(torch.nn.Module):
     """A plain function as the module torch.export wants."""
 
     def __init__(self, fn: Callable[..., Any]):
         super().__init__()
-        self.fn = fn
-        import inspect
-
-        self.forward = fn  # keeps the parameters' names
-        assert inspect.isroutine(fn) or callable(fn)
+        self.forward = fn  # itself, so that the parameters keep their names
 
 
 def _from_script(
@@ -133,6 +139,11 @@ def _explained(error: Exception, model: torch.nn.Module) -> UnsupportedError:
         remedy = (
             "a size or a branch depends on the data; use torch.where or torch.cond, or pass the "
             "number as a constant"
+        )
+    elif "not a known type" in text or "only `DynamicLayer`" in text:
+        remedy = (
+            "forward gives an object torch cannot take apart; return tensors, or pass "
+            "use_cache=False to a model of transformers"
         )
     elif "dynamic" in text and "Constraints violated" in text:
         remedy = "the dynamic dimension is fixed by the model; leave it out of dynamic_shapes"
