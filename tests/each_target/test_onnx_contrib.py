@@ -124,7 +124,8 @@ def tree(kind: str) -> Node:
         "nodes_nodeids": [0, 1, 2, 0, 1, 2, 3, 4],
         "nodes_featureids": [0, 0, 0, 2, 0, 1, 0, 0],
         "nodes_values": [0.1, 0.0, 0.0, -0.2, 0.0, 0.4, 0.0, 0.0],
-        "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF", "BRANCH_LT", "LEAF", "BRANCH_GT"] + ["LEAF"] * 2,
+        "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF", "BRANCH_LT", "LEAF", "BRANCH_GT"]
+        + ["LEAF"] * 2,
         "nodes_truenodeids": [1, 0, 0, 1, 0, 3, 0, 0],
         "nodes_falsenodeids": [2, 0, 0, 2, 0, 4, 0, 0],
         "post_transform": "NONE",

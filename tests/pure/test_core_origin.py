@@ -72,3 +72,15 @@ def test_inside_a_callee_the_callers_layer_comes_first():
 )
 def test_origin_reads_well(origin, text):
     assert str(origin) == text
+
+
+def test_inlined_op_is_its_layer_inside_the_callers():
+    location = 'loc(callsite("jit(clip)/inner#1/max" at "jit(f)/enc.act#0/jit"))'
+    assert parse(location, ("m.onnx:a", "m.onnx:b")) == Origin("enc.act/inner", "m.onnx:b")
+    without = 'loc(callsite("jit(clip)/max" at "jit(f)/enc.act#0/jit"))'
+    assert parse(without, ("m.onnx:a",)) == Origin("enc.act", "m.onnx:a")
+
+
+def test_call_stack_without_a_name_gives_the_first_file_that_is_not_ours():
+    location = 'loc(callsite("f"("/home/me/model.py":7:4) at "g"("/home/me/run.py":3:0)))'
+    assert parse(location) == Origin("", "/home/me/model.py:7")

@@ -225,11 +225,15 @@ def test_everything_that_cannot_be_expressed_is_listed_at_once() -> None:
     with pytest.raises(UnsupportedError) as caught:
         load(model.SerializeToString(), name="m.onnx")
     message = str(caught.value)
-    assert "4 nodes (3 kinds)" in message
+    assert "4 nodes of 3 kinds" in message
     assert "NonZero × 1 (at a)" in message
     assert "RandomNormalLike × 2 (at b, c)" in message
     assert "seed=…" in message
     assert "StringConcat × 1 (at d)" in message
+    assert [str(row.origin) for row in caught.value.report if row.op == "RandomNormalLike"] == [
+        "b (m.onnx:b(RandomNormalLike))",
+        "c (m.onnx:c(RandomNormalLike))",
+    ]
 
 
 def test_ops_without_a_rule_are_found_in_branches_too() -> None:

@@ -73,4 +73,3 @@ def _calls(operation: Any) -> list[Any]:
                     found.append(op.operation)
                 found += _calls(op.operation)
     return found
-

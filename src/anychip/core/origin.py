@@ -50,16 +50,17 @@ def parse(location: str, sources: tuple[str, ...] = ()) -> Origin:
     """Read an op's `str(op.location)`. An inlined op's is `callsite("inner" at "outer")`."""
     if location.startswith("loc(callsite("):
         names = [f'loc("{name}")' for name in _ANY_NAME.findall(location)]
-        origins = [parse(name, sources) for name in names]
-        inner = Origin()
-        for outer in reversed(origins):
-            inner = outer.inside(inner)
-        return inner
+        inlined = Origin()
+        for name in reversed(names):  # outermost first
+            inlined = parse(name, sources).inside(inlined)
+        return inlined if inlined.source else Origin(inlined.layer, _first_file(location))
     match = _NAME.match(location)
     layers: list[str] = []
     source = ""
     if match and not _FILE.match(location[4:]):
-        for part in _CONTROL.sub("", match[1]).split("/")[:-1]:  # the last part is the primitive's name
+        for part in _CONTROL.sub("", match[1]).split("/")[
+            :-1
+        ]:  # the last part is the primitive's name
             name, mark, index = part.rpartition("#")
             if mark and index.isdigit():
                 if int(index) < len(sources):
@@ -67,7 +68,10 @@ def parse(location: str, sources: tuple[str, ...] = ()) -> Origin:
                 part = name
             if part and not _WRAPPER.match(part):
                 layers.append(part)
-    if not source:
-        files = [(f, n) for f, n in _FILE.findall(location) if not any(o in f for o in _OURS)]
-        source = f"{files[0][0]}:{files[0][1]}" if files else ""
-    return Origin("/".join(layers), source)
+    return Origin("/".join(layers), source or _first_file(location))
+
+
+def _first_file(location: str) -> str:
+    """The innermost place in a file that is not ours or a library's."""
+    files = [(f, n) for f, n in _FILE.findall(location) if not any(o in f for o in _OURS)]
+    return f"{files[0][0]}:{files[0][1]}" if files else ""

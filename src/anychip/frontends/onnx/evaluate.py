@@ -74,7 +74,6 @@ class Evaluation:
         self.sources: list[str] = []
         self.touched: dict[str, Weight] = {}
         self.turns_left = _UNROLLED_TURNS
-        self._file = path.rsplit("/", 1)[-1]
         self._arrays: Mapping[str, Any] = {}
         self._failures: list[Failure] = []
         self._scope: ChainMap[str, Any] = ChainMap()
@@ -163,8 +162,9 @@ class Evaluation:
         values = [self._lookup(n, f"node {node.label}") if n else None for n in node.inputs]
         outputs: Sequence[Any] = [_Failed()] * len(node.outputs)
         if not any(isinstance(v, _Failed) for v in values):
-            self.sources.append(f"{self._file}:{node.label}({node.op})")
-            label = origin_scope(node.label.strip("/") or node.op, len(self.sources) - 1)
+            origin = node.origin(self.path)
+            self.sources.append(origin.source)
+            label = origin_scope(origin.layer, len(self.sources) - 1)
             try:
                 _refuse_text(node, values)
                 with jax.named_scope(label):

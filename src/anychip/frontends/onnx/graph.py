@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from anychip.core.origin import Origin
 from anychip.core.weights import Weight
 
 
@@ -36,6 +37,11 @@ class Node:
     def label(self) -> str:
         """The node's name, or the first output it makes."""
         return self.name or next((o for o in self.outputs if o), self.op)
+
+    def origin(self, path: str) -> Origin:
+        """The node as a layer, and as a place in its file: `model.onnx:name(Op)`."""
+        file = path.rsplit("/", 1)[-1]
+        return Origin(self.label.strip("/") or self.op, f"{file}:{self.label}({self.op})")
 
     @property
     def subgraphs(self) -> tuple[Graph, ...]:

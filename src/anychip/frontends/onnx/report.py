@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anychip.core.errors import UnsupportedError
+from anychip.core.target import OpCoverage
 from anychip.frontends.onnx.graph import Graph, Node
 from anychip.frontends.onnx.table import EXPLAINED, TABLE
 
@@ -37,13 +38,21 @@ def raise_failures(path: str, graph: Graph, failures: Sequence[Failure]) -> None
     for failure in found:
         why = _why(graph, failure)
         groups.setdefault((failure.node.kind, why), []).append(failure.node)
-    rows = []
+    rows: list[str] = []
+    report: list[OpCoverage] = []
     for (kind, why), nodes in groups.items():
         names = [n.label for n in nodes[:_NAMES_SHOWN]]
         more = f" and {len(nodes) - len(names)} more" if len(nodes) > len(names) else ""
         rows.append(f"  {kind} × {len(nodes)} (at {', '.join(names)}{more}): {why}")
+        report += [
+            OpCoverage(op=kind, fate="unsupported", origin=node.origin(path), why=why)
+            for node in nodes
+        ]
+    count = (
+        f"{len(found)} node{'s' * (len(found) > 1)} of {len(groups)} kind{'s' * (len(groups) > 1)}"
+    )
     raise UnsupportedError(
-        f"{path}: {len(found)} nodes ({len(groups)} kinds) cannot be expressed:\n" + "\n".join(rows)
+        f"{path}: {count} cannot be expressed:\n" + "\n".join(rows), report=report
     )
 
 
