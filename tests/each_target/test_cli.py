@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anychip.cli.compile import compare_numbers
+from anychip.core import Module
+
 MLP = """
 module @mlp {
   func.func public @main(%x: tensor<?x4xf32> loc("x")) -> tensor<?x4xf32> {
@@ -177,3 +180,14 @@ def test_verdict_no_is_exit_1(cli):
     code, out, err = cli("compare", "llama-3.1-405b", "--chip", "l4", "-f", "json")
     assert code == 1, err
     assert json.loads(out)["rows"][0]["why_not"]
+
+
+def test_numbers_that_differ_are_seen():
+    module = Module.from_mlir(MLP).specialise({"x_0": 2})
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    good = np.tanh(x)
+    assert compare_numbers(module, [x], [good])[1]
+    error, matched = compare_numbers(module, [x], [good * 1.01])
+    assert error == pytest.approx(0.01, rel=1e-3)
+    assert not matched
+    assert not compare_numbers(module, [x], [np.where(x > 0.9, np.nan, good)])[1]

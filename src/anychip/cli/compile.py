@@ -14,6 +14,7 @@ from anychip.cli.model import (
     BatchOption,
     ContextOption,
     DimOption,
+    Loaded,
     ModelArgument,
     PrecisionOption,
     PromptLengthOption,
@@ -82,12 +83,13 @@ def compile(
         step=step, batch=batch, length=length, context=context, precision=precision, dims=dim or ()
     )
     targets = _targets(target)
-    module = load_module(model, choice)
+    loaded = load_module(model, choice)
+    module = loaded.module
     run = RunFolder.new(read("runs"), "compile", model, datetime.now())
     verdicts: list[Verdict] = []
     for name in targets:
         with progress_console.status(f"{name} …"):
-            verdicts.append(_verdict(module, name, run, seed))
+            verdicts.append(_verdict(loaded, name, run, seed))
     document = {
         "model": model,
         "module": module.name,
@@ -120,7 +122,8 @@ def _targets(names: list[str]) -> list[str]:
     ]
 
 
-def _verdict(module: Module, name: str, run: RunFolder, seed: int) -> Verdict:
+def _verdict(loaded: Loaded, name: str, run: RunFolder, seed: int) -> Verdict:
+    module = loaded.module
     target = discover().target(TargetName.parse(name))
     start = time.perf_counter()
     try:
@@ -147,12 +150,12 @@ def _verdict(module: Module, name: str, run: RunFolder, seed: int) -> Verdict:
         known["error"] = "; ".join(f"{r.op} ×{r.count} at {r.origin}: {r.why}" for r in rows[:5])
     if not target.runs or module.weights.is_shape_only:
         return Verdict(**known)
-    inputs = inputs_for(module, (), seed)
+    inputs = inputs_for(loaded, (), seed)
     try:
         results = [_as_numpy(r) for r in executable.run(*inputs)]
     except AnychipError as error:
         return Verdict(**{**known, "error": str(error)})
-    worst, matched = _compare(module, inputs, results)
+    worst, matched = compare_numbers(module, inputs, results)
     return Verdict(**known, ran=True, matched=matched, max_rel_err=worst)
 
 
@@ -162,8 +165,12 @@ def _as_numpy(value: Any) -> Any:
     return np.array(value)  # a copy: the next run may reuse a donated buffer
 
 
-def _compare(module: Module, inputs: list[Any], results: list[Any]) -> tuple[float, bool]:
-    """Largest max|Δ| / max|ref| over the results, against the op table's meanings."""
+def compare_numbers(module: Module, inputs: list[Any], results: list[Any]) -> tuple[float, bool]:
+    """(largest max|Δ| / max|ref| over the results, whether that is near enough).
+
+    The reference is the op table's meanings, which XLA runs on this host: for `cpu:xla` this
+    checks binding, donation and fusion, not XLA's arithmetic.
+    """
     import numpy as np
 
     from anychip.ops.interp import evaluate

@@ -43,20 +43,28 @@ class Step:
     dims: Sequence[str]
 
 
-def load_module(name: str, choice: Step) -> Module:
+@dataclass(frozen=True)
+class Loaded:
+    """A Module and, by name, the range [low, high) from which made-up integer inputs are drawn."""
+
+    module: Module
+    ranges: Mapping[str, tuple[int, int]]
+
+
+def load_module(name: str, choice: Step) -> Loaded:
     """One Module of the model `name`, with weights bound where the model has them."""
     from anychip.api import load
 
     model = load(name)
     if isinstance(model, Module):
-        return model.specialise(parse_dims(choice.dims))
+        return Loaded(model.specialise(parse_dims(choice.dims)), {})
     if choice.dims:
         raise UsageError("--dim is for models with symbolic dimensions; a language model has none")
     return language_step(model, choice)
 
 
-def language_step(model: LanguageModel, choice: Step) -> Module:
-    """The prefill or decode Module of a language model."""
+def language_step(model: LanguageModel, choice: Step) -> Loaded:
+    """The prefill or decode Module of a language model; decode stands in mid-context."""
     for label, value in (("--batch", choice.batch), ("--context", choice.context)):
         if value < 1:
             raise UsageError(f"{label} must be at least 1, got {value}")
@@ -65,7 +73,9 @@ def language_step(model: LanguageModel, choice: Step) -> Module:
             f"{model.name} was made for {model.facts.context} tokens, --context is {choice.context}"
         )
     precision = precision_of(model, choice.precision)
+    start = 0
     if choice.step == "decode":
+        start = choice.context // 2
         module = model.decode(choice.batch, choice.context, precision)
     elif choice.step == "prefill":
         if not 1 <= choice.length <= choice.context:
@@ -75,7 +85,8 @@ def language_step(model: LanguageModel, choice: Step) -> Module:
         module = model.prefill(choice.batch, choice.length, choice.context, precision)
     else:
         raise unknown("step", choice.step, ("decode", "prefill"))
-    return module.with_weights(model.bind(precision))
+    ranges = {"tokens": (0, model.facts.vocabulary), "start": (start, start + 1)}
+    return Loaded(module.with_weights(model.bind(precision)), ranges)
 
 
 def precision_of(model: LanguageModel, name: str) -> Precision:
@@ -99,12 +110,13 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
     return dims
 
 
-def inputs_for(module: Module, files: Sequence[str], seed: int) -> list[np.ndarray]:
-    """The arguments that are not weights: from `NAME=FILE.npy`, the rest seeded.
+def inputs_for(loaded: Loaded, files: Sequence[str], seed: int) -> list[np.ndarray]:
+    """The arguments that are not weights: from `NAME=FILE.npy`, the rest made up from the seed.
 
-    Unit normals for floats, zeros for integers, booleans and start positions; state starts at the
-    module's own values where it has them, else at zero.
+    Floats are unit normals, integers are drawn from their range (zero where there is none); state
+    that the model itself gives a first value starts there.
     """
+    module = loaded.module
     given = _read_inputs(files, module)
     rng = np.random.default_rng(seed)
     arrays: list[np.ndarray] = []
@@ -113,17 +125,15 @@ def inputs_for(module: Module, files: Sequence[str], seed: int) -> list[np.ndarr
             continue
         element = dtype(argument.dtype)
         shape = tuple(int(d) for d in argument.shape)
+        low, high = loaded.ranges.get(argument.name, (0, 1))
         if argument.name in given:
             arrays.append(_checked(argument.name, given[argument.name], shape, element.numpy))
-        elif argument.role == "state":
-            stored = argument.name in module.weights
-            arrays.append(
-                module.weights[argument.name].array() if stored else np.zeros(shape, element.numpy)
-            )
+        elif argument.role == "state" and argument.name in module.weights:
+            arrays.append(module.weights[argument.name].array())
         elif element.kind in ("float", "complex"):
             arrays.append(rng.standard_normal(shape).astype(element.numpy))
         else:
-            arrays.append(np.zeros(shape, element.numpy))
+            arrays.append(rng.integers(low, high, shape).astype(element.numpy))
     return arrays
 
 

@@ -11,6 +11,7 @@ import typer
 from anychip.cli.model import (
     DimOption,
     InputOption,
+    Loaded,
     ModelArgument,
     PrecisionOption,
     inputs_for,
@@ -159,7 +160,7 @@ def _run_once(
     module = module.specialise(parse_dims(dims))
     with progress_console.status(f"compiling {name} for {target} …"):
         executable = discover().target(target).compile(module, CompileOptions())
-    inputs = inputs_for(module, files, seed)
+    inputs = inputs_for(Loaded(module, {}), files, seed)
     results = [np.array(r) for r in executable.run(*inputs)]
     if output is not None:
         named = {r.name: a for r, a in zip(module.signature.results, results, strict=True)}

@@ -59,10 +59,11 @@ def trace(
         step=step, batch=batch, length=length, context=context, precision=precision, dims=dim or ()
     )
     chosen = discover().target(target)
-    module = load_module(model, choice)
+    loaded = load_module(model, choice)
+    module = loaded.module
     with progress_console.status(f"{target}: compiling and tracing …"):
         executable = chosen.compile(module, CompileOptions(timeout_s=read("child_timeout")))
-        inputs = inputs_for(module, input or (), seed) if chosen.runs else ()
+        inputs = inputs_for(loaded, input or (), seed) if chosen.runs else ()
         made = executable.trace(*inputs)
     write_atomically(output, made.to_perfetto())
     longest = _longest(made, top)
