@@ -56,7 +56,8 @@ def convert(xp: Any, x: Any, target: np.dtype, saturate: bool, round_mode: str =
 
         top = float(ml_dtypes.finfo(target).max)
         if saturate or kind.bits < 8:
-            x = xp.where(xp.isnan(x), x, xp.clip(x, -top, top))
+            bounds = np.asarray(-top, x.dtype), np.asarray(top, x.dtype)
+            x = xp.where(xp.isnan(x), x, xp.minimum(xp.maximum(x, bounds[0]), bounds[1]))
         elif kind.name.endswith("FNUZ"):
             x = xp.where(xp.isinf(x), xp.full_like(x, np.nan), x)
     if target == np.bool_:
@@ -84,6 +85,11 @@ def _to_e8m0(x: Any, target: np.dtype, saturate: bool, round_mode: str) -> Any:
         exponent >= 255, jnp.where(jnp.isnan(wide), 255, top), jnp.minimum(rounded, top)
     )
     return jax.lax.bitcast_convert_type(rounded.astype(np.uint8), target)
+
+
+def clamp(x: Any, low: float, high: float) -> Any:
+    """x within bounds, in x's type; jnp.clip would carry Python numbers as 64-bit constants."""
+    return jax.lax.clamp(np.asarray(low, x.dtype), x, np.asarray(high, x.dtype))
 
 
 @op("BitCast")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from anychip.frontends.onnx.rules.cast import clamp
 from anychip.frontends.onnx.rules.conv import convolve, per_channel
 from anychip.frontends.onnx.rules.norm import normalised
 from anychip.frontends.onnx.table import MICROSOFT, Call, op
@@ -168,10 +169,10 @@ def _activated(call: Call, x: Any, name: str) -> Any:
     if name == "LeakyRelu":
         return jnp.where(x < 0, x * (0.01 if alpha is None else alpha), x)
     if name == "Clip":
-        return jnp.clip(x, alpha, beta)
+        return clamp(x, alpha, beta)
     if name == "HardSigmoid":
         slope, shift = 0.2 if alpha is None else alpha, 0.5 if beta is None else beta
-        return jnp.clip(slope * x + shift, 0, 1)
+        return clamp(slope * x + shift, 0, 1)
     raise call.unsupported(f"fuses the activation {name!r}, which has no rule")
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anychip.core.errors import InputError, UnsupportedError
+from anychip.frontends.onnx.rules.cast import clamp
 from anychip.frontends.onnx.rules.conv import average_pool
 from anychip.frontends.onnx.rules.quant import centred, dequantized, quantized
 from anychip.frontends.onnx.table import MICROSOFT, Call, op
@@ -104,7 +105,7 @@ def dynamic_quantize_mat_mul(
     low, high = jnp.minimum(jnp.min(a), 0), jnp.maximum(jnp.max(a), 0)
     scale = (high - low) / 255
     safe = jnp.where(scale == 0, 1, scale)
-    zero = jnp.clip(jnp.round(-low / safe), 0, 255).astype(np.uint8)
+    zero = clamp(jnp.round(-low / safe), 0, 255).astype(np.uint8)
     return mat_mul_integer_to_float(
         call, quantized(a, safe, zero, np.uint8), b, scale, sb, zero, zb, bias
     )

@@ -13,6 +13,7 @@ from jax import lax
 
 from anychip.core.errors import InputError
 from anychip.frontends.onnx.fold import at_least, bounded, is_symbolic
+from anychip.frontends.onnx.rules.cast import clamp
 from anychip.frontends.onnx.rules.layout import pad_widths
 from anychip.frontends.onnx.table import Call, ints, op
 
@@ -323,7 +324,7 @@ def _bilinear(image: Any, rows: Any, columns: Any) -> Any:
             y, z = top + dy, left + dx
             weight = (1 - jnp.abs(rows - y)) * (1 - jnp.abs(columns - z))
             inside = (y >= 0) & (y < height) & (z >= 0) & (z < width)
-            iy = jnp.clip(y, 0, height - 1).astype(np.int32)
-            iz = jnp.clip(z, 0, width - 1).astype(np.int32)
+            iy = clamp(y, 0, height - 1).astype(np.int32)
+            iz = clamp(z, 0, width - 1).astype(np.int32)
             out = out + jnp.where(inside, image[:, iy, iz] * weight, 0)
     return out

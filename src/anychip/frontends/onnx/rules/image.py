@@ -13,6 +13,7 @@ import numpy as np
 from anychip.core.errors import InputError
 from anychip.frontends.onnx.fold import bounded
 from anychip.frontends.onnx.graph import Node
+from anychip.frontends.onnx.rules.cast import clamp
 from anychip.frontends.onnx.rules.conv import lowest
 from anychip.frontends.onnx.table import ALL, Call, explain, ints, op
 
@@ -46,7 +47,7 @@ def roi_align(call: Call, x: Any, rois: Any, batch: Any) -> Any:
     def pool(indices: Any, samples: tuple[int, int]) -> Any:
         def one(index: Any) -> Any:
             rows, columns = (
-                start[index] + (jnp.arange(n * k) + 0.5) * (length[index] / (n * k))
+                start[index] + (jnp.arange(n * k, dtype=x.dtype) + 0.5) * (length[index] / (n * k))
                 for start, length, n, k in zip(
                     (top, left), (height, width), bins, samples, strict=True
                 )
@@ -80,7 +81,7 @@ def _corner_terms(image: Any, y: Any, x: Any) -> list[Any]:
     """The four weighted corners of a bilinear sample; places more than 1 outside give 0."""
     height, width = image.shape[1:]
     inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
-    y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
+    y, x = clamp(y, 0, height - 1), clamp(x, 0, width - 1)
     y0, x0 = jnp.floor(y).astype(np.int32), jnp.floor(x).astype(np.int32)
     y1, x1 = jnp.minimum(y0 + 1, height - 1), jnp.minimum(x0 + 1, width - 1)
     fy, fx = y - y0, x - x0
@@ -118,8 +119,8 @@ def _bins(start: Any, end: Any, count: int, size: int) -> Any:
     """mask[bin, pixel]."""
     step = jnp.maximum(end - start + 1, 1) / count
     index = jnp.arange(count)
-    first = jnp.clip(jnp.floor(index * step) + start, 0, size)[:, None]
-    last = jnp.clip(jnp.ceil((index + 1) * step) + start, 0, size)[:, None]
+    first = clamp(jnp.floor(index * step) + start, 0, size)[:, None]
+    last = clamp(jnp.ceil((index + 1) * step) + start, 0, size)[:, None]
     pixel = jnp.arange(size)[None]
     return (pixel >= first) & (pixel < last)
 
@@ -203,7 +204,7 @@ def grid_sample(call: Call, x: Any, grid: Any) -> Any:
             if mode == "cubic" and padding != "zeros":
                 at = jnp.round(_folded(at, size, padding, align))
             inside = inside & (at >= 0) & (at <= size - 1)
-            index.append(jnp.clip(at, 0, size - 1).astype(np.int32))
+            index.append(clamp(at, 0, size - 1).astype(np.int32))
         picked = jax.vmap(lambda image, at: image[(slice(None), *at)])(x, tuple(index))
         out = out + jnp.where(inside[:, None], picked, 0) * jnp.asarray(weight)[:, None]
     return jnp.asarray(out).astype(x.dtype)
@@ -216,7 +217,7 @@ def _denormalised(value: Any, size: int, align: bool) -> Any:
 def _folded(place: Any, size: int, padding: str, align: bool) -> Any:
     """Bring places outside back inside, as the padding mode says."""
     if padding == "border":
-        return jnp.clip(place, 0, size - 1)
+        return clamp(place, 0, size - 1)
     if padding != "reflection":
         return place
     low, high = (0.0, size - 1.0) if align else (-0.5, size - 0.5)
@@ -224,8 +225,8 @@ def _folded(place: Any, size: int, padding: str, align: bool) -> Any:
     if span == 0:
         return jnp.zeros_like(place)
     distance = jnp.abs(place - low)
-    extra = jnp.mod(distance, 2 * span)
-    return jnp.clip(jnp.where(extra > span, 2 * span - extra, extra) + low, 0, size - 1)
+    extra = jnp.mod(distance, np.asarray(2 * span, place.dtype))
+    return clamp(jnp.where(extra > span, 2 * span - extra, extra) + low, 0, size - 1)
 
 
 def _grid_taps(place: Any, mode: str) -> list[tuple[Any, Any]]:

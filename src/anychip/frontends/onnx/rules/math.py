@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anychip.frontends.onnx.fold import at_least, at_most, each, is_sizes, same
+from anychip.frontends.onnx.rules.cast import clamp
 from anychip.frontends.onnx.table import Call, op
 from anychip.ops import composites
 
@@ -311,12 +312,12 @@ def selu(call: Call, x: Any) -> Any:
 
 @op("HardSigmoid")
 def hard_sigmoid(call: Call, x: Any) -> Any:
-    return jnp.clip(call.attr("alpha", 0.2) * x + call.attr("beta", 0.5), 0, 1)
+    return clamp(call.attr("alpha", 0.2) * x + call.attr("beta", 0.5), 0, 1)
 
 
 @op("HardSwish")
 def hard_swish(call: Call, x: Any) -> Any:
-    return x * jnp.clip(x / 6 + 0.5, 0, 1)
+    return x * clamp(x / 6 + 0.5, 0, 1)
 
 
 @op("Mish")

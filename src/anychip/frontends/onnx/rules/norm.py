@@ -26,7 +26,8 @@ def batch_normalization(call: Call, x: Any, scale: Any, bias: Any, mean: Any, va
     if training:
         axes = (0, *range(2, x.ndim))
         keep = call.attr("momentum", 0.9)
-        mean, var = jnp.mean(x, axes), jnp.var(x, axes)
+        mean = jnp.mean(x, axes)
+        var = jnp.mean((x - per_channel(mean, x.ndim)) ** 2, axes)
         running = tuple(
             (old * keep + new * (1 - keep)).astype(old.dtype)
             for old, new in zip(running, (mean, var), strict=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anychip.core.dtypes import dtype
-from anychip.frontends.onnx.rules.cast import convert
+from anychip.frontends.onnx.rules.cast import clamp, convert
 from anychip.frontends.onnx.rules.conv import convolve, per_channel
 from anychip.frontends.onnx.table import Call, op
 from anychip.frontends.onnx.tensors import element
@@ -45,7 +45,7 @@ def quantized(x: Any, scale: Any, zero: Any, kind: Any, saturate: bool = True) -
     value = jnp.round(x / scale)
     if zero is not None:
         value = value + zero.astype(value.dtype)
-    return convert(jnp, jnp.clip(value, low, high), np.dtype(kind), saturate)
+    return convert(jnp, clamp(value, low, high), np.dtype(kind), saturate)
 
 
 def dequantized(x: Any, scale: Any, zero: Any) -> Any:
@@ -94,7 +94,7 @@ def dynamic_quantize_linear(call: Call, x: Any) -> Any:
     low, high = jnp.minimum(jnp.min(x), 0), jnp.maximum(jnp.max(x), 0)
     scale = (high - low) / 255
     safe = jnp.where(scale == 0, 1, scale).astype(np.float32)
-    zero = jnp.clip(jnp.round(-low / safe), 0, 255).astype(np.uint8)
+    zero = clamp(jnp.round(-low / safe), 0, 255).astype(np.uint8)
     return quantized(x, safe, zero, np.uint8), scale.astype(np.float32), zero
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from anychip.core.errors import InputError
+from anychip.frontends.onnx.rules.cast import clamp
 from anychip.frontends.onnx.table import Call, op
 
 Activation = Callable[[Any], Any]
@@ -29,7 +30,7 @@ def _activation(name: str, alpha: float | None, beta: float | None) -> Activatio
         "leakyrelu": lambda x: jnp.where(x < 0, a * x, x),
         "thresholdedrelu": lambda x: jnp.where(x > a, x, 0),
         "scaledtanh": lambda x: a * jnp.tanh(b * x),
-        "hardsigmoid": lambda x: jnp.clip(a * x + b, 0, 1),
+        "hardsigmoid": lambda x: clamp(a * x + b, 0, 1),
         "elu": lambda x: jnp.where(x < 0, a * jnp.expm1(x), x),
         "softsign": lambda x: x / (1 + jnp.abs(x)),
         "softplus": jax.nn.softplus,
@@ -56,7 +57,7 @@ def _activations(call: Call, direction: int, defaults: list[str]) -> list[Activa
 
 def _clipped(call: Call) -> Activation:
     limit = call.attr("clip")
-    return (lambda x: x) if not limit else (lambda x: jnp.clip(x, -limit, limit))
+    return (lambda x: x) if not limit else (lambda x: clamp(x, -limit, limit))
 
 
 Step = Callable[[tuple[Any, ...], Any], tuple[Any, ...]]
