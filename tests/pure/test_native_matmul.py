@@ -82,7 +82,7 @@ def whole_number_product(blocks: np.ndarray, form: str, x: np.ndarray) -> np.nda
     return sums[0] + sums[1]
 
 
-SHAPES = [(16, 64, 1), (33, 96, 1), (5, 32, 2), (48, 160, 3), (40, 128, 11)]
+SHAPES = [(16, 64, 1), (33, 96, 1), (64, 4128, 1), (5, 32, 2), (48, 160, 3), (40, 128, 11)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,7 +90,7 @@ SHAPES = [(16, 64, 1), (33, 96, 1), (5, 32, 2), (48, 160, 3), (40, 128, 11)]
 def test_block_products_are_exact_in_whole_numbers_and_stay_in_their_memory(name, form):
     isa = isa_of(name)
     random = np.random.default_rng(3)
-    shapes = SHAPES if name == NAMES[0] else SHAPES[1:4:2]
+    shapes = SHAPES if name == NAMES[0] else (SHAPES[1], SHAPES[4])
     jobs = [
         (Quantize(t, k, k), BlockMatmul(form, n, k, t, has_residual=t == 2)) for n, k, t in shapes
     ]
@@ -115,7 +115,7 @@ def test_block_products_are_exact_in_whole_numbers_and_stay_in_their_memory(name
             run[matmul](packed.address, records.address, *extra, out.address)
             got = out.of(np.float32, t, n) - (residual if matmul.has_residual else 0)
             size = np.abs(dense) @ np.abs(x.T).astype(np.float64)
-            assert (np.abs(got - want) <= 1e-6 * (1 + size.T)).all()
+            assert (np.abs(got - want) <= 1e-6 * (1 + size.T)).all(), (n, k, t)
             # 8 bits move each activation by at most half a step.
             half = np.repeat(rounded(x)[1] / 2, 32, axis=-1).astype(np.float64) * (1 + 2**-15)
             bound = half @ np.abs(dense).T + 1e-5 * (1 + size.T)

@@ -8,7 +8,7 @@ from anychip.compilers.native.ir import F32, F32V, Function, Value
 
 
 def store_tile(f: Function, kernel: Any, tile: Value, token: Value, sums: Value) -> None:
-    """out[token, 16 tile …] = sums (+ residual) for a kernel with rows, units and has_residual."""
+    """out[token, 16 tile …] = sums (+ residual) for a kernel with rows and has_residual."""
     at = token * (4 * kernel.rows) + tile * 64
     out = f.arguments["out"].at(at)
     residual = f.arguments["residual"].at(at) if kernel.has_residual else None
@@ -20,7 +20,7 @@ def store_tile(f: Function, kernel: Any, tile: Value, token: Value, sums: Value)
     if not ragged:
         whole()
         return
-    with f.either(tile.equals(kernel.units - 1)) as (yes, no):
+    with f.either(tile.equals(kernel.rows // 16)) as (yes, no):
         with yes:
             for lane in range(ragged):
                 value = sums.lane(lane)
