@@ -62,6 +62,18 @@ MODELS = [
         {"x": (1, 3, 160, 192)},
         {"shapes": {"x": (1, 3, 160, 192)}},
     ),
+    Real(
+        "rapidocr_onnxruntime",
+        "models/ch_PP-OCRv4_det_infer.onnx",
+        {"x": (1, 3, 96, 128)},
+        {"shapes": {"x": (1, 3, 96, 128)}},
+    ),
+    Real(
+        "rapidocr_onnxruntime",
+        "models/ch_PP-OCRv4_rec_infer.onnx",
+        {"x": (1, 3, 48, 160)},
+        {"shapes": {"x": (1, 3, 48, 160)}},
+    ),
     voice("silero_vad.onnx", constants=RATE),
     voice("silero_vad_16k_op15.onnx", constants=RATE),
     voice("silero_vad_half.onnx"),
