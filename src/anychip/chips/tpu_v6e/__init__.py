@@ -1,6 +1,8 @@
 """Google TPU v6e (Trillium)."""
 
+from anychip.compilers.libtpu import libtpu
 from anychip.core import Chip
 from anychip.twin import twin
+from anychip.twin.exchange import exchange_s
 
-chip = Chip.beside(__file__, targets={"twin": twin})
+chip = Chip.beside(__file__, targets={"twin": twin, "xla": libtpu("v6e", exchange_s)})

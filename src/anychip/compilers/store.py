@@ -1,0 +1,42 @@
+"""Named texts and bytes as one cache entry: a zip, so that reading one never runs code."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+
+from anychip.compilers.cache import Cache
+
+Parts = Mapping[str, bytes]
+
+
+def pack(parts: Parts) -> bytes:
+    """One block of bytes; `unpack` gives the parts back."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return out.getvalue()
+
+
+def unpack(stored: bytes) -> Parts:
+    with zipfile.ZipFile(io.BytesIO(stored)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def cached(cache: Cache | None, key: str, timeout_s: float, make: Callable[[], Parts]) -> Parts:
+    """The parts under a key, made where there are none; failures are raised and not kept.
+
+    Raises CompileError when another process makes them for longer than `timeout_s`.
+    """
+    if cache is None:
+        return make()
+    with cache.locked(key, timeout_s) as entry:
+        stored = entry.read()
+        if stored is not None:
+            return unpack(stored)
+        made = make()
+        entry.write(pack(made))
+    cache.prune()
+    return made
