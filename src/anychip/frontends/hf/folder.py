@@ -83,7 +83,7 @@ class Folder:
                 return found
         from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-        return MODEL_MAPPING[type(self.config)]
+        return MODEL_MAPPING[type(self.config)]  # pyright: ignore[reportReturnType]
 
     @property
     def generates_text(self) -> bool:
@@ -205,8 +205,8 @@ def _leave_out_torchvision(why: str) -> None:
         stacklevel=2,
     )
     for module in (utils, import_utils):
-        module.is_torchvision_available = lambda: False
-        module.is_torchvision_v2_available = lambda: False
+        module.is_torchvision_available = lambda: False  # pyright: ignore[reportAttributeAccessIssue]
+        module.is_torchvision_v2_available = lambda: False  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _check_header(file: Path) -> None:

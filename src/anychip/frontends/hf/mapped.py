@@ -5,6 +5,9 @@ where compilers want 64: binding such a view would hold every weight twice. So a
 in a mapped file unchanged is read, when it is asked for, into aligned memory of its own.
 """
 
+# Annotations of torch and transformers are partly missing or wrong:
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 import os

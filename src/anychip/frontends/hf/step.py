@@ -1,5 +1,12 @@
 """One step of a decoder over a cache that is state: what prefill and decode Modules are made of."""
 
+# Annotations of torch and transformers are partly missing or wrong:
+# pyright: reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
+# pyright: reportIndexIssue=false
+# pyright: reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false
+
 from __future__ import annotations
 
 import inspect

@@ -93,7 +93,7 @@ def _entry(job: dict[str, Any], tf: Any) -> tuple[Any, list[Any], str]:
 def _sized(given: list[Any], job: dict[str, Any], names: list[str]) -> list[Any]:
     import tensorflow as tf
 
-    by_position = {f"#{i}": name for i, name in enumerate(names)}
+    by_position: dict[str, Any] = {f"#{i}": name for i, name in enumerate(names)}
     wanted: dict[str, Any] = {
         by_position.get(name, name): shape for name, shape in job["shapes"].items()
     }

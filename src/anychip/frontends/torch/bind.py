@@ -4,6 +4,9 @@ Parameters and buffers keep the user's names. A buffer that forward changes is s
 reads is a weight; small lifted constants become constants of the program.
 """
 
+# Annotations of torch and transformers are partly missing or wrong:
+# pyright: reportArgumentType=false, reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

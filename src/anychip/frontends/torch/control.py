@@ -1,5 +1,8 @@
 """Control flow: torch's higher-order ops, whose branches and bodies arrive as callables."""
 
+# Annotations of torch and transformers are partly missing or wrong:
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,8 @@
 """nn.Module, TorchScript or .pt2 → an ExportedProgram decomposed to overloads with a rule."""
 
+# Annotations of torch and transformers are partly missing or wrong:
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import re

@@ -1,5 +1,8 @@
 """An FX graph of ATen overloads as a JAX function, every op under the user's layer and line."""
 
+# Annotations of torch and transformers are partly missing or wrong:
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import re

@@ -1,5 +1,8 @@
 """Resizing: each spatial axis by itself, as a weighted sum of gathered rows."""
 
+# Annotations of torch and transformers are partly missing or wrong:
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 import math

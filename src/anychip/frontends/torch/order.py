@@ -1,5 +1,8 @@
 """Sorting, ranks, running totals and counting into bins."""
 
+# Annotations of torch and transformers are partly missing or wrong:
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from typing import Any

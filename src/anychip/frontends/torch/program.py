@@ -218,7 +218,7 @@ def _symbol_names(
         for axis, dim in entries:
             if isinstance(dim, str) or hasattr(dim, "__name__"):
                 dims[axis] = dim if isinstance(dim, str) else dim.__name__
-        named.append(dims)
+        named.append(dims)  # pyright: ignore[reportArgumentType]
 
     combined = _combine_args(program.module(), args, dict(kwargs))
     shapes = dynamic_shapes
@@ -237,7 +237,7 @@ def _symbol_names(
     names: dict[str, str] = {}
     for node, dims in zip(placeholders, named, strict=True):
         value = node.meta.get("val")
-        for axis, label in (dims or {}).items():
+        for axis, label in (dims or {}).items():  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(value, torch.Tensor) and not isinstance(value.shape[axis], int):
                 names.setdefault(str(value.shape[axis]), label)
     return names

@@ -220,7 +220,7 @@ def _listed(value: Any) -> Sequence[Any]:
 
 @RULES("rot90")
 def rot90(x: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
-    return jnp.rot90(x, k, tuple(dims))
+    return jnp.rot90(x, k, tuple(dims))  # pyright: ignore[reportArgumentType]
 
 
 @RULES("constant_pad_nd", "pad")
