@@ -127,8 +127,10 @@ def _run(case: Case) -> tuple[tuple[str, ...], list[str]]:
 
 def _fixed(model: Any, name: str) -> bool:
     port = next(p for p in model.graph.inputs if p.name == name)
-    return port.kind == "tensor" and port.shape is not None and all(
-        isinstance(d, int) for d in port.shape
+    return (
+        port.kind == "tensor"
+        and port.shape is not None
+        and all(isinstance(d, int) for d in port.shape)
     )
 
 
@@ -161,7 +163,9 @@ def _differences(got: dict[str, Any], expected: dict[str, Any], case: Case) -> l
         if not np.allclose(a, b, *_tolerance(case, want.dtype, b), equal_nan=True):
             with np.errstate(all="ignore"):
                 error = np.nanmax(np.abs(a.astype(complex) - b)) if a.size else 0
-            found.append(f"{name}: max difference {error:.3g} ({a.reshape(-1)[:4]}, {b.reshape(-1)[:4]})")
+            found.append(
+                f"{name}: max difference {error:.3g} ({a.reshape(-1)[:4]}, {b.reshape(-1)[:4]})"
+            )
     return found
 
 

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten
 from zoo_build import Built
 
 from anychip.core import CompileOptions, Executable
-from anychip.frontends.torch import export
+from anychip.frontends.torch import caches, export
 from anychip.frontends.torch.optimize import Program
 from anychip.frontends.torch.program import Lowered, lower_program
 from anychip.frontends.torch.tensors import to_numpy
@@ -21,6 +21,7 @@ def reference(built: Built) -> list[list[np.ndarray]]:
 
     Buffers the model changes are put back afterwards.
     """
+    caches.register()
     kept = {n: b.clone() for n, b in built.model.named_buffers()}
     out = []
     with torch.no_grad():

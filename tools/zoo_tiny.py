@@ -10,7 +10,8 @@ HIDDEN, HEADS, LAYERS, WIDE, VOCABULARY = 64, 4, 2, 96, 128
 _SMALL: dict[str, int] = {
     **dict.fromkeys(
         "hidden_size d_model n_embd dim embed_dim embedding_size emb_dim word_embed_proj_dim "
-        "projection_dim vision_hidden_size text_hidden_size encoder_hidden_size decoder_hidden_size "
+        "projection_dim vision_hidden_size text_hidden_size encoder_hidden_size "
+        "decoder_hidden_size "
         "hidden_dim lru_width text_embed_dim shared_embedding_dim projection_size "
         "proj_hidden_size out_hidden_size width cross_attention_hidden_size output_dim "
         "embedding_dim d_embed".split(),
@@ -84,15 +85,19 @@ _SMALL: dict[str, int] = {
     "num_codebooks": 2,
     "sliding_window": 8,
 }
-_PATCHES = ("patch_size", "patch_stride")
+# what a config of None works out from the others; some versions forget to
+_WORKED_OUT = {"head_dim": HIDDEN // HEADS, "num_key_value_heads": HEADS}
 
 
 def tiny(kind: type, changes: dict[str, Any]) -> Any:
-    """A small instance of a config class. `changes` (nested for sub-configs) have the last word."""
+    """A small instance of a config class. `changes` (nested for sub-configs) have the last word;
+    "default" leaves a value as the class has it."""
     full = kind()
     values = _small_values(kind, full)
     for name, value in changes.items():
-        if isinstance(value, dict) and name not in getattr(kind, "sub_configs", {}):
+        if value == "default":
+            values.pop(name, None)
+        elif isinstance(value, dict) and name not in getattr(kind, "sub_configs", {}):
             values[name] = {**(getattr(full, name, None) or {}), **value}
         elif isinstance(value, dict):
             values[name] = tiny(type(getattr(full, name)), value)
@@ -107,7 +112,9 @@ def _small_values(kind: type, full: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in given.items():
         small = _SMALL.get(name, _SMALL.get(renamed.get(name, "")))
-        if isinstance(value, int) and not isinstance(value, bool) and small is not None:
+        if value is None and name in _WORKED_OUT:
+            values[name] = _WORKED_OUT[name]
+        elif isinstance(value, int) and not isinstance(value, bool) and small is not None:
             values[name] = min(small, value) if "image_size" not in name else small
         elif name == "image_size" and isinstance(value, list | tuple):
             values[name] = type(value)(32 for _ in value)

@@ -16,6 +16,8 @@ def build(entry: Entry) -> Built:
     model = make(entry)
     random = torch.Generator().manual_seed(1)
     inputs = inputs_of(model, dict(entry.get("inputs", {})), random)
+    if "image_tokens" in entry:
+        _place_image(inputs, model.config, entry["image_tokens"])
     return Built(model, (inputs,), strict=entry.get("strict"), seed=entry.get("seed"))
 
 
@@ -92,6 +94,17 @@ def inputs_of(
         if name in parameters and name not in shapes:
             inputs[name] = False
     return inputs
+
+
+def _place_image(inputs: dict[str, Any], config: Any, count: int) -> None:
+    """Put the tokens that stand for an image after the first of each sequence."""
+    ids = inputs["input_ids"]
+    token = getattr(config, "image_token_id", None) or config.image_token_index
+    place = torch.full((ids.shape[0], count), token)
+    inputs["input_ids"] = torch.cat([ids[:, :1], place, ids[:, 1:]], 1)
+    inputs.pop("attention_mask", None)
+    if "token_type_ids" in inputs:
+        inputs["token_type_ids"] = (inputs["input_ids"] == token).long()
 
 
 def _image(config: Any) -> tuple[int, int, int]:

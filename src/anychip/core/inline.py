@@ -36,7 +36,7 @@ def inline_calls(parsed: Any) -> None:
 def _copy_block(
     block: Any, point: Any, values: dict[Any, Any], caller: Any, calls: list[Any]
 ) -> list[Any]:
-    """Copy the ops of a block to `point`; returns what its terminator returns, if that is func's."""
+    """Copy a block's ops to `point`; returns what its terminator returns, if that is func's."""
     from jaxlib.mlir import ir as mlir
 
     for op in block.operations:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from anychip.compilers import hlo
 from anychip.compilers.hlo import Computation, HloModule, Instruction
 from anychip.compilers.hlo_bytes import FREE, moved
 from anychip.core import Origin, Span
