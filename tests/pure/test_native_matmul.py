@@ -60,7 +60,7 @@ def rounded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def whole_number_product(blocks: np.ndarray, form: str, x: np.ndarray) -> np.ndarray:
-    """The kernel's arithmetic: exact integer dots, f32 scaling, one sum for even and odd groups."""
+    """The kernel's arithmetic: exact integer dots, then f32 scaling, group after group."""
     layout = LAYOUTS[form]
     raw = blocks.reshape(len(blocks), -1, block_format(form).nbytes)
     scale = raw[..., :2].copy().view(np.float16).astype(np.float32)[..., 0]
@@ -71,15 +71,15 @@ def whole_number_product(blocks: np.ndarray, form: str, x: np.ndarray) -> np.nda
         w = np.concatenate([packed & 15, packed >> 4], -1).astype(np.int64) - layout.zero
     quants, x_scale = rounded(x)
     dots = np.einsum("ngk,tgk->tng", w, quants)
-    sums = np.zeros((2, len(x), len(blocks)), np.float32)
+    sums = np.zeros((len(x), len(blocks)), np.float32)
     for group in range(w.shape[1]):
         both = scale[None, :, group] * x_scale[:, None, group]
-        sums[group % 2] += (both.astype(np.float64) * dots[..., group]).astype(np.float32)
+        sums += (both.astype(np.float64) * dots[..., group]).astype(np.float32)
         if layout.has_minimum:
             least = raw[:, group, 2:4].copy().view(np.float16).astype(np.float64)[:, 0]
             total = x_scale[:, group] * quants[:, group].sum(-1).astype(np.float32)
-            sums[group % 2] += (least[None] * total[:, None]).astype(np.float32)
-    return sums[0] + sums[1]
+            sums += (least[None] * total[:, None]).astype(np.float32)
+    return sums
 
 
 SHAPES = [(16, 64, 1), (33, 96, 1), (64, 4128, 1), (5, 32, 2), (48, 160, 3), (40, 128, 11)]
@@ -175,3 +175,37 @@ def test_a_share_of_the_units_writes_only_its_own_rows():
     run = load_kernels([kernel], isa)[kernel]
     run(weights.ctypes.data, x.ctypes.data, out.ctypes.data, first=1, last=3)
     assert (out == np.repeat([0, 8, 8, 0], 16)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", [*sorted(LAYOUTS), "bf16"])
+def test_a_tokens_product_does_not_depend_on_who_goes_along(name, form):
+    isa = isa_of(name)
+    random = np.random.default_rng(6)
+    rows, depth, most = 48, 160, 11
+    weights = random.standard_normal((rows, depth)).astype(np.float32)
+    x = random.standard_normal((most, depth)).astype(np.float32)
+    alone: list[bytes] = []
+    for count in (1, most):
+        if form in LAYOUTS:
+            packed = pack_blocks(block_format(form).quantize(weights), form, depth)
+            kernels = [Quantize(count, depth, depth), BlockMatmul(form, rows, depth, count)]
+        else:
+            packed = pack_dense(weights.astype(dtype(form).numpy))
+            kernels = [DenseMatmul(form, rows, depth, count, depth)]
+        table = Guarded(packed, at_end=True)
+        run = load_kernels(kernels, isa)
+        for first in range(0, most, count):
+            source = Guarded(x[first : first + count], at_end=True)
+            records = Guarded(np.zeros(count * record_bytes(depth), np.uint8), at_end=True)
+            out = Guarded(np.zeros((count, rows), np.float32), at_end=True)
+            operand = source
+            if form in LAYOUTS:
+                run[kernels[0]](source.address, records.address)
+                operand = records
+            run[kernels[-1]](table.address, operand.address, out.address)
+            got = out.of(np.float32, count, rows)
+            if count == 1:
+                alone.append(got.tobytes())
+            else:
+                assert [row.tobytes() for row in got] == alone

@@ -128,7 +128,7 @@ class BlockMatmul:
         x = f.arguments["x"].at(token * stride)
         zero = f.constant(F32V, 0.0)
         rows = range(self.together)
-        sums = [[[f.cell(zero) for _ in range(GROUPS)] for _ in range(count)] for _ in rows]
+        sums = [[f.cell(zero) for _ in range(count)] for _ in rows]
         with f.loop(0, self._blocks) as block:
             quants = x.at(block * COLUMNS)
             meta = x.at(depth64(self.depth)).at(block * (GROUPS * META_BYTES))
@@ -138,11 +138,10 @@ class BlockMatmul:
                     for line in range(0, layout.tile_bytes, 64):
                         f.prefetch(w.at(_AHEAD + line))
                 for group in range(GROUPS):
-                    self._group(f, isa, w, quants, meta, group, [s[group] for s in sums[row]])
+                    self._group(f, isa, w, quants, meta, group, sums[row])
         for row in rows:
-            for index, parts in enumerate(sums[row]):
-                total = parts[0].value + parts[1].value
-                store_tile(f, self, tile + row, token + index, total)
+            for index, one in enumerate(sums[row]):
+                store_tile(f, self, tile + row, token + index, one.value)
 
     def _group(
         self,
@@ -154,7 +153,11 @@ class BlockMatmul:
         group: int,
         sums: list[Cell],
     ) -> None:
-        """32 columns: whole-number products, then one scaling a row and token."""
+        """32 columns: whole-number products, then one scaling a row and token.
+
+        Groups are added up in order whatever `count` is, so a token's numbers do not depend on how
+        many others go along. A token alone has two chains of whole numbers, to hide latency.
+        """
         layout, stride = LAYOUTS[self.format], record_bytes(self.depth)
         zero = f.constant(I32V, 0)
         signed = is_signed(isa, layout.bits)
@@ -165,7 +168,7 @@ class BlockMatmul:
             whole = [metas[t].at(bias_at).load(I32).splat() for t in tokens]
         else:
             whole = [zero for _ in tokens]
-        second = [zero for _ in tokens]
+        second = [zero] if len(sums) == 1 else whole
         per_vector = 8 // layout.bits
         for index in range(8 // per_vector):
             at = (group * (8 // per_vector) + index) * 64
@@ -185,7 +188,7 @@ class BlockMatmul:
         if layout.has_minimum:
             least = halves(f, isa, w.at(layout.quant_bytes + (GROUPS + group) * ROWS * 2))
         for t in tokens:
-            number = (whole[t] + second[t]).to(F32V)
+            number = (whole[t] if second is whole else whole[t] + second[t]).to(F32V)
             scale = metas[t].load(F32).splat()
             value = f.fma(scales * scale, number, sums[t].value)
             if least is not None:

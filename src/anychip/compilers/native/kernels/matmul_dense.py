@@ -13,8 +13,9 @@ from anychip.compilers.native.kernels import number
 from anychip.compilers.native.kernels.store import store_tile
 
 _TOKENS_AT_ONCE = 8
-_CHAINS = 4
-"""Independent sums for a single token, to hide the multiply-add's latency."""
+_CHAINS = 2
+"""Independent sums of a token, to hide the multiply-add's latency; as many however many tokens go
+along, so that these do not change its numbers."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class DenseMatmul:
         self, f: Function, isa: Isa, tile: Value, weights: Value, token: Value, count: int
     ) -> None:
         size = number.SIZES[self.element]
-        chains = _CHAINS if count < 4 else 1
+        chains = _CHAINS
         x = f.arguments["x"].at(token * (4 * self.stride))
         sums = [[f.cell(f.constant(F32V, 0.0)) for _ in range(chains)] for _ in range(count)]
 
