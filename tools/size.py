@@ -14,7 +14,7 @@ BUDGETS = {
     "ops": 7000,
     "frontends": 14000,
     "passes": 1000,
-    "compilers": 4000,
+    "compilers": 9000,
     "twin": 3000,
     "chips": 900,
     "mapper": 2000,
