@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from anychip.compilers.cache import Cache
 from anychip.compilers.libtpu.target import LibtpuTarget
+from anychip.compilers.toolchains import LIBTPU
 from anychip.core import (
     Argument,
     CompileError,
@@ -26,7 +26,7 @@ from anychip.core import (
 from anychip.twin.exchange import exchange_s
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu (extra tpu) is not installed"
+    LIBTPU.installed is None, reason=f"libtpu is not in {LIBTPU.folder}"
 )
 
 QUICK = CompileOptions(extra={"profile": "no"})

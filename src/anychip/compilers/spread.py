@@ -97,7 +97,7 @@ def annotated(bytecode: bytes, module: Module, spread: Spread) -> bytes:
 
 def sharding(axes: Axes, mesh: tuple[int, int]) -> str:
     """HLO's text: tiles a dimension, then how often each tile is repeated."""
-    sizes = dict(zip(AXES, mesh, strict=True))
+    sizes: dict[str, int] = dict(zip(AXES, mesh, strict=True))
     used = [axis for axis in axes if axis]
     if not used:
         return "{replicated}"

@@ -1,7 +1,8 @@
 """Compile for a chip that is not here: a PJRT plug-in's compile-only devices. Runs in a child.
 
-Private API used, as seen in jax 0.10.2: `_src.xla_bridge` (make_pjrt_tpu_topology,
-make_pjrt_topology), a topology's `_make_compile_only_devices`, and of its client `compile`.
+API of jaxlib used, as seen in 0.10.2: `xla_client` (load_pjrt_plugin_dynamically,
+initialize_pjrt_plugin, make_tfrt_tpu_c_api_device_topology, make_c_api_device_topology), a
+topology's `_make_compile_only_devices`, and of its client `compile`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Topology:
-    """Devices to compile for. `arguments` go to the plug-in."""
+    """Devices to compile for, by the plug-in in the shared library. `arguments` go to it."""
 
     platform: str
+    library: str
     name: str
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -50,17 +52,11 @@ def compile(request: Request) -> Compiled:
     """Compile in this process; the plug-in may end it."""
     import jax
     import numpy as np
-    from jax._src import xla_bridge
     from jaxlib import xla_client
 
     from anychip.core import ir
 
-    topology, given = request.topology, dict(request.topology.arguments)
-    if topology.platform == "tpu":
-        made = xla_bridge.make_pjrt_tpu_topology(topology.name, **given)
-    else:
-        made = xla_bridge.make_pjrt_topology(topology.platform, topology.name, **given)
-    devices = made._make_compile_only_devices()[: request.devices]
+    devices = _devices(request.topology)[: request.devices]
     options = xla_client.CompileOptions()
     options.num_partitions = len(devices)
     build = options.executable_build_options
@@ -95,6 +91,19 @@ def compile(request: Request) -> Compiled:
         executable=executable,
         unsaved=unsaved,
     )
+
+
+def _devices(topology: Topology) -> list[Any]:
+    from jaxlib import xla_client
+
+    plugin = xla_client.load_pjrt_plugin_dynamically(topology.platform, topology.library)
+    xla_client.initialize_pjrt_plugin(topology.platform)
+    given = dict(topology.arguments)
+    if topology.platform == "tpu":
+        made: Any = xla_client.make_tfrt_tpu_c_api_device_topology(topology.name, **given)
+    else:
+        made = xla_client.make_c_api_device_topology(plugin, topology.name, **given)
+    return made._make_compile_only_devices()
 
 
 def _memory(done: Any) -> str:

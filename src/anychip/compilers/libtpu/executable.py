@@ -14,7 +14,15 @@ from anychip.compilers.spread import Spread
 from anychip.compilers.store import Parts
 from anychip.compilers.xla_executable import Artifacts
 from anychip.compilers.xla_trace import HloOp, hlo_origins
-from anychip.core import CompileError, Coverage, Module, Trace, UnsupportedError, UsageError
+from anychip.core import (
+    CompileError,
+    Coverage,
+    Module,
+    Signature,
+    Trace,
+    UnsupportedError,
+    UsageError,
+)
 from anychip.ops.view import OpView
 
 if TYPE_CHECKING:
@@ -40,7 +48,7 @@ class LibtpuExecutable:
         spread: Spread | None,
         profiled: Callable[[], Parts] | None,
     ):
-        self.signature = module.signature
+        self.signature: Signature = module.signature
         self._chip, self._generation, self._link_model = chip, generation, link_model
         self._target, self._module, self._table = target, module, table
         self._parts, self._make_profile, self._spread = parts, profiled, spread
@@ -60,10 +68,10 @@ class LibtpuExecutable:
         )
         self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
 
-    @cached_property
+    @property
     def coverage(self) -> Coverage:
         """Every op is native or emulated: libtpu compiles all of a module or refuses it."""
-        return ledger(self._module, _emulated)
+        return self._coverage
 
     def run(self, *inputs: Any) -> Sequence[Any]:
         """Always raises UnsupportedError: there is no TPU here."""
@@ -104,6 +112,10 @@ class LibtpuExecutable:
 
         bandwidth = spec.main_memory.read_bytes_per_s.value / self._generation.devices_per_chip
         return Clockwork(spec.clock_hz.value, bandwidth, collective_s)
+
+    @cached_property
+    def _coverage(self) -> Coverage:
+        return ledger(self._module, _emulated)
 
     @cached_property
     def _profile(self) -> tuple[str, str]:

@@ -35,7 +35,7 @@ _SLICES = {
 """Axes → chips → the smallest slice that has them."""
 
 
-def topology(generation: str, devices: int) -> Topology:
+def topology(generation: str, devices: int, library: str) -> Topology:
     """The smallest slice with that many devices. Raises UsageError when there is none."""
     if generation not in GENERATIONS:
         raise unknown("TPU generation", generation, GENERATIONS)
@@ -48,5 +48,8 @@ def topology(generation: str, devices: int) -> Topology:
             f"{', '.join(str(n * one.devices_per_chip) for n in slices)}"
         )
     return Topology(
-        platform="tpu", name=f"{one.prefix}:{slices[chips]}", arguments=dict(one.arguments)
+        platform="tpu",
+        library=library,
+        name=f"{one.prefix}:{slices[chips]}",
+        arguments=dict(one.arguments),
     )

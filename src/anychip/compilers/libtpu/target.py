@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from anychip.compilers import child, topology
@@ -18,9 +18,9 @@ from anychip.compilers.libtpu.generations import topology as slice_of
 from anychip.compilers.libtpu.job import ENVIRONMENT, PROFILE, compile, profile
 from anychip.compilers.spread import annotated, spread
 from anychip.compilers.store import Parts, cached
+from anychip.compilers.toolchains import LIBTPU
 from anychip.compilers.xla_input import origin_of, prepare
 from anychip.core import CompileError, CompileOptions, Module, UsageError, unknown
-from anychip.core.errors import missing_extra
 
 if TYPE_CHECKING:
     from anychip.compilers.libtpu import LinkModel
@@ -50,10 +50,9 @@ class LibtpuTarget:
 
     @property
     def toolchain(self) -> str:
-        try:
-            return f"libtpu {version('libtpu')} through jaxlib {version('jaxlib')}"
-        except PackageNotFoundError:
-            return "libtpu, not installed"
+        found = LIBTPU.installed
+        known = found.version if found else "(not installed)"
+        return f"libtpu {known} through jaxlib {version('jaxlib')}"
 
     def compile(self, module: Module, options: CompileOptions) -> LibtpuExecutable:
         """Compile in a child process, or take the result from the cache.
@@ -62,10 +61,7 @@ class LibtpuTarget:
         dimensions and unknown options, CompileError when libtpu says no (out of memory: with the
         sizes), dies, or takes longer than `options.timeout_s`.
         """
-        try:
-            version("libtpu")
-        except PackageNotFoundError:
-            raise missing_extra("libtpu", "tpu", self.name) from None
+        library = str(LIBTPU.need(self.name).library)
         flags = self._flags(options)
         if module.signature.symbols:
             raise UsageError(
@@ -82,7 +78,7 @@ class LibtpuTarget:
             raise UsageError(f"{self.name}: option split needs shards")
         request = topology.Request(
             bytecode=bytecode,
-            topology=slice_of(self.generation, over.devices if over else 1),
+            topology=slice_of(self.generation, over.devices if over else 1, library),
             flags=flags,
             devices=over.devices if over else 1,
             is_layout_free=True,
@@ -132,14 +128,14 @@ class _Build:
         """
         return self._cached("profile", self._profile)
 
-    def _cached(self, what: str, make: object) -> Parts:
+    def _cached(self, what: str, make: Callable[[], Parts]) -> Parts:
         key = cache_key(
             self.request.bytecode,
             replace(self.options, extra=dict(self.request.flags)),
             f"{self.target.toolchain} {os.environ.get('LIBTPU_INIT_ARGS', '')} {what}",
-            spec=repr(self.request.topology),
+            spec=f"{self.request.topology.name} {self.request.topology.arguments}",
         )
-        return cached(self.target.cache, key, self.options.timeout_s, make)  # type: ignore[arg-type]
+        return cached(self.target.cache, key, self.options.timeout_s, make)
 
     def _compile(self) -> Parts:
         what = f"{self.target.name} compile of {self.module.name}"
