@@ -25,8 +25,9 @@ from anychip.core import CompileError, SetupError
 
 _EPOCH, _EPOCH_SLEEPERS, _ARRIVED, _GENERATION, _SLEEPERS, _STOP, _WORK = range(0, 7 * 64, 64)
 CONTROL_BYTES = 8 * 64
-_SPINS = 4000
-"""Rounds of `pause` before sleeping: around 100 µs."""
+_SPINS, _YIELD_EVERY = 4096, 64
+"""Rounds of `pause` before sleeping, around 100 µs, and after how many to let others run: on a busy
+machine the thread that is waited for may be queued on the very core that waits."""
 
 _FUTEX_WAIT, _FUTEX_WAKE = 128, 129  # private to the process (linux/futex.h)
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
@@ -83,7 +84,9 @@ def _wait(f: Function, control: Value, word: int, sleepers: int, seen: Value) ->
     b.position_at_end(pause)
     _pause(f)
     following = b.add(round_, I32(1))
-    round_.add_incoming(following, pause)
+    with b.if_then(b.icmp_signed("==", b.and_(following, I32(_YIELD_EVERY - 1)), I32(0))):
+        _yield(f)
+    round_.add_incoming(following, b.block)
     b.cbranch(b.icmp_signed("<", following, I32(_SPINS)), spin, park)
     b.position_at_end(park)
     b.atomic_rmw("add", control.at(sleepers).raw, I32(1), "seq_cst")
@@ -99,6 +102,12 @@ def _wait(f: Function, control: Value, word: int, sleepers: int, seen: Value) ->
     b.atomic_rmw("sub", control.at(sleepers).raw, I32(1), "seq_cst")
     b.branch(done)
     b.position_at_end(done)
+
+
+def _yield(f: Function) -> None:
+    kind = llvm.FunctionType(I32, [])
+    known = f.module.globals.get("sched_yield")
+    f.builder.call(known or llvm.Function(f.module, kind, "sched_yield"), [])
 
 
 def _pause(f: Function) -> None:
