@@ -55,7 +55,7 @@ def inputs_of(
     length = 12
 
     def ids(*shape: int) -> torch.Tensor:
-        return torch.randint(1, words - 26, shape, generator=random)
+        return torch.randint(1, max(words - 26, 9), shape, generator=random)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=random)

@@ -229,6 +229,9 @@ SHAPES: Group = {
     "triu": lambda t: t.X.triu(1),
     "unfold": lambda t: t.X.unfold(2, 3, 2),
     "as_strided": lambda t: torch.as_strided(t.X.clone(), (3, 2), (5, 1), 1),
+    "as_strided transposed": lambda t: torch.as_strided(
+        (t.X * 2).transpose(0, 2), (4, 2), (3, 2), 2
+    ),
     "pixel_shuffle": lambda t: F.pixel_shuffle(t.IMAGE, 2),
     "pixel_unshuffle": lambda t: F.pixel_unshuffle(t.IMAGE[:, :, :8], 2),
     "channel_shuffle": lambda t: F.channel_shuffle(t.IMAGE, 2),

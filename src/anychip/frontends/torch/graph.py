@@ -27,6 +27,8 @@ from anychip.frontends.torch.tensors import numpy_dtype, to_numpy
 
 # where a tensor lives and how it is strided has no meaning here
 _NO_MEANING = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "requires_grad"}
+# these look at where elements lie, so they must know how torch laid their input out
+_BY_MEMORY = ("aten.as_strided.default", "aten.as_strided_scatter.default")
 _TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
@@ -81,6 +83,8 @@ class Evaluation:
         kwargs = {k: v for k, v in kwargs.items() if k not in _NO_MEANING}
         if name in RANDOM:
             kwargs["key"] = self._key()
+        if name in _BY_MEMORY:
+            kwargs["memory"] = tuple(node.all_input_nodes[0].meta["val"].stride())
         with jax.named_scope(scope(layer, self._source(origin.source))):
             return self._apply(name, node, args, kwargs, origin)
 

@@ -10,9 +10,9 @@ from jax import lax
 
 from anychip.core.errors import UnsupportedError
 from anychip.frontends.torch.index import along, full_index
-from anychip.frontends.torch.plain import highest, iota, lowest, take, where
+from anychip.frontends.torch.plain import highest, lowest, take, where
 from anychip.frontends.torch.promote import axis_of, cast, is_array
-from anychip.frontends.torch.shape import bounds
+from anychip.frontends.torch.shape import bounds, in_memory_order, strided_places
 from anychip.frontends.torch.table import Rules
 from anychip.frontends.torch.tensors import torch_dtype
 
@@ -200,12 +200,19 @@ def diagonal_scatter(x: Any, src: Any, offset: int = 0, dim1: int = 0, dim2: int
 
 @RULES("as_strided_scatter")
 def as_strided_scatter(
-    x: Any, src: Any, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+    x: Any,
+    src: Any,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+    *,
+    memory: Sequence[int] = (),
 ) -> Any:
-    at = jnp.asarray(storage_offset or 0, jnp.int32)
-    for axis, (count, step) in enumerate(zip(size, stride, strict=True)):
-        at = at + iota(count, max(len(size), 1), axis) * step
-    return x.reshape(-1).at[at].set(_like(x, src)).reshape(x.shape)
+    flat, order = in_memory_order(x, memory)
+    changed = flat.at[strided_places(size, stride, storage_offset)].set(_like(x, src))
+    shape = [x.shape[axis] for axis in order]
+    back = [order.index(axis) for axis in range(x.ndim)]
+    return lax.transpose(changed.reshape(shape), back)
 
 
 @RULES("put")

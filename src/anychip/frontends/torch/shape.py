@@ -313,13 +313,41 @@ def unfold(x: Any, dimension: int, size: int, step: int) -> Any:
 
 @RULES("as_strided")
 def as_strided(
-    x: Any, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+    x: Any,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+    *,
+    memory: Sequence[int] = (),
 ) -> Any:
-    """Exact for a contiguous `x`; torch.export hands on no other after functionalisation."""
-    at = jnp.asarray(storage_offset or 0, jnp.int32)
+    """`memory` are the strides torch gives `x`, by which its elements lie; () is contiguous."""
+    flat, _ = in_memory_order(x, memory)
+    return get(flat, (strided_places(size, stride, storage_offset),))
+
+
+def strided_places(size: Sequence[int], stride: Sequence[int], offset: int | None) -> Any:
+    """Where in memory each element of a strided view lies."""
+    at = jnp.full(tuple(size), offset or 0, jnp.int32)
     for axis, (count, step) in enumerate(zip(size, stride, strict=True)):
-        at = at + iota(count, max(len(size), 1), axis) * step
-    return get(x.reshape(-1), (at,)).reshape(size)
+        at = at + iota(count, len(size), axis) * step
+    return at
+
+
+def in_memory_order(x: Any, memory: Sequence[int]) -> tuple[Any, list[int]]:
+    """The elements of `x` in a row as they lie in memory, and the order of axes that gave it."""
+    strides = list(memory) or _contiguous(x.shape)
+    order = sorted(range(x.ndim), key=lambda axis: (-strides[axis], axis))
+    laid_out = [strides[axis] for axis in order if x.shape[axis] != 1]
+    if laid_out != _contiguous([x.shape[axis] for axis in order if x.shape[axis] != 1]):
+        raise UnsupportedError(
+            f"as_strided on a tensor with gaps or overlaps in memory (strides {tuple(memory)}); "
+            "call .contiguous() on it first"
+        )
+    return lax.transpose(x, order).reshape(-1), order
+
+
+def _contiguous(shape: Sequence[int]) -> list[int]:
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 @RULES("pixel_shuffle")
