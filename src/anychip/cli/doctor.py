@@ -34,6 +34,7 @@ EXTRAS: tuple[tuple[str, str, str], ...] = (
     ("transformers", "torch", "Hugging Face model folders in"),
     ("onnx", "onnx", "ONNX models in"),
     ("tensorflow-cpu", "tensorflow", "TensorFlow and Keras models in"),
+    ("llvmlite", "native", "cpu:native, own code for token steps"),
 )
 
 
@@ -44,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(format: FormatOption = Format.table) -> None:
     """Say what works here, what is missing, and what each missing piece would unlock."""
-    findings = [*_basics(), *_extras(), *_chips(), *_settings()]
+    findings = [*_basics(), *_extras(), *_toolchains(), *_chips(), *_settings()]
     if format is Format.json:
         print_json({"findings": [asdict(f) for f in findings]})
     else:
@@ -79,6 +80,22 @@ def _extras() -> list[Finding]:
             found.append(
                 Finding(package, "missing", f"unlocks {unlocks}", f"pip install 'anychip[{extra}]'")
             )
+    return found
+
+
+def _toolchains() -> list[Finding]:
+    from anychip.compilers.toolchains import CUDA, LIBTPU
+
+    found: list[Finding] = []
+    for one, unlocks in (
+        (LIBTPU, "compiling for TPU v4 to v7x without one"),
+        (CUDA, "compiling for NVIDIA data-centre GPUs without one"),
+    ):
+        if one.installed is not None:
+            found.append(Finding(one.name, "ok", f"{one.installed.version}: {unlocks}"))
+            continue
+        remedy = f"pip install --no-deps --target {one.folder} {' '.join(one.pins)}"
+        found.append(Finding(one.name, "missing", f"unlocks {unlocks}", remedy))
     return found
 
 
