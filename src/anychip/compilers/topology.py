@@ -25,13 +25,18 @@ class Topology:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One compile. `flags` are XLA's, by name; `devices` is how many the program is spread over."""
+    """One compile. `flags` are XLA's, by name; `devices` is how many the program is spread over.
+
+    `data_folder` is CUDA's; XLA leaves its stages in `dump_folder`.
+    """
 
     bytecode: bytes
     topology: Topology
     flags: Mapping[str, str] = field(default_factory=dict[str, str])
     devices: int = 1
     is_layout_free: bool = False
+    data_folder: str = ""
+    dump_folder: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,10 @@ def compile(request: Request) -> Compiled:
     build.use_spmd_partitioning = len(devices) > 1
     build.allow_spmd_sharding_propagation_to_output = [True]
     build.use_shardy_partitioner = False
+    if request.data_folder:
+        build.debug_options.xla_gpu_cuda_data_dir = request.data_folder
+    if request.dump_folder:
+        build.debug_options.xla_dump_to = request.dump_folder
     ids = np.array([[d.id for d in devices]])
     build.device_assignment = xla_client.DeviceAssignment.create(ids)
     options.env_option_overrides = [

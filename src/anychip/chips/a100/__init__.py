@@ -1,6 +1,16 @@
 """NVIDIA A100 SXM 80 GB."""
 
+from anychip.compilers.iree import iree
+from anychip.compilers.xla_gpu import xla_gpu
 from anychip.core import Chip
 from anychip.twin import twin
 
-chip = Chip.beside(__file__, targets={"twin": twin})
+chip = Chip.beside(
+    __file__,
+    targets={
+        "twin": twin,
+        "xla": xla_gpu,
+        "iree": iree("sm_80"),
+        "iree-vulkan": iree("vulkan-ampere", "iree-vulkan"),
+    },
+)

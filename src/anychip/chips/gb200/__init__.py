@@ -1,6 +1,7 @@
 """NVIDIA GB200 NVL72, one GPU of it (1,200 W)."""
 
+from anychip.compilers.iree import NO_HOPPER
 from anychip.core import Chip
 from anychip.twin import twin
 
-chip = Chip.beside(__file__, targets={"twin": twin})
+chip = Chip.beside(__file__, targets={"twin": twin}, absent={"iree": NO_HOPPER})

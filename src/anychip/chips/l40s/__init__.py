@@ -1,6 +1,10 @@
 """NVIDIA L40S."""
 
+from anychip.compilers.iree import iree
 from anychip.core import Chip
 from anychip.twin import twin
 
-chip = Chip.beside(__file__, targets={"twin": twin})
+chip = Chip.beside(
+    __file__,
+    targets={"twin": twin, "iree": iree("sm_89"), "iree-vulkan": iree("vulkan-ada", "iree-vulkan")},
+)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from anychip.compilers import hlo
+from anychip.compilers.deviceless import saved
 from anychip.compilers.ledger import ledger
 from anychip.compilers.libtpu.generations import Generation
 from anychip.compilers.libtpu.schedule import Clockwork, replay
@@ -61,11 +62,7 @@ class LibtpuExecutable:
             stages["llo_profile"] = lambda: self._profile[1]
         if spread is not None:
             stages["spread.json"] = spread.to_json
-        stages["executable"] = lambda: (
-            parts["executable"]
-            if "executable" in parts
-            else f"not serialised: {parts['executable.missing'].decode()}"
-        )
+        stages["executable"] = lambda: saved(parts)
         self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
 
     @property

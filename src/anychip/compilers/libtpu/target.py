@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from anychip.compilers import child, topology
-from anychip.compilers.cache import Cache, cache_key
+from anychip.compilers import topology
+from anychip.compilers.cache import Cache
+from anychip.compilers.deviceless import Build, check
 from anychip.compilers.libtpu.executable import LibtpuExecutable
 from anychip.compilers.libtpu.generations import GENERATIONS
 from anychip.compilers.libtpu.generations import topology as slice_of
 from anychip.compilers.libtpu.job import ENVIRONMENT, PROFILE, compile, profile
 from anychip.compilers.spread import annotated, spread
-from anychip.compilers.store import Parts, cached
+from anychip.compilers.store import Parts
 from anychip.compilers.toolchains import LIBTPU
-from anychip.compilers.xla_input import origin_of, prepare
-from anychip.core import CompileError, CompileOptions, Module, UsageError, unknown
+from anychip.compilers.xla_input import prepare
+from anychip.core import CompileOptions, Module, UsageError
 
 if TYPE_CHECKING:
     from anychip.compilers.libtpu import LinkModel
@@ -62,13 +61,9 @@ class LibtpuTarget:
         sizes), dies, or takes longer than `options.timeout_s`.
         """
         library = str(LIBTPU.need(self.name).library)
-        flags = self._flags(options)
-        if module.signature.symbols:
-            raise UsageError(
-                f"{self.name} compiles fixed shapes; module {module.name} has symbolic dimensions "
-                f"{', '.join(module.signature.symbols)}. Fix them first: "
-                "module.specialise({name: size, …})"
-            )
+        check(self.name, module, options, EXTRA)
+        if options.extra.get("profile", "yes") not in ("yes", "no"):
+            raise UsageError(f"{self.name}: option profile must be yes or no")
         bytecode, table = prepare(module)
         over = None
         if "shards" in options.extra:
@@ -76,14 +71,25 @@ class LibtpuTarget:
             bytecode = annotated(bytecode, module, over)
         elif "split" in options.extra:
             raise UsageError(f"{self.name}: option split needs shards")
-        request = topology.Request(
-            bytecode=bytecode,
-            topology=slice_of(self.generation, over.devices if over else 1, library),
-            flags=flags,
-            devices=over.devices if over else 1,
-            is_layout_free=True,
+        devices = over.devices if over else 1
+        given = os.environ.get("LIBTPU_INIT_ARGS", "")
+        build = Build(
+            target=self.name,
+            toolchain=f"{self.toolchain} {given}",
+            chip=self.chip,
+            module=module,
+            table=table,
+            options=options,
+            request=topology.Request(
+                bytecode=bytecode,
+                topology=slice_of(self.generation, devices, library),
+                flags={n: v for n, v in options.extra.items() if n not in EXTRA},
+                devices=devices,
+                is_layout_free=True,
+            ),
+            cache=self.cache,
+            environment=ENVIRONMENT,
         )
-        build = _Build(self, module, options, request, table)
         return LibtpuExecutable(
             chip=self.chip,
             generation=GENERATIONS[self.generation],
@@ -91,109 +97,26 @@ class LibtpuTarget:
             target=self.name,
             module=module,
             table=table,
-            parts=build.program(),
+            parts=build.cached("program", lambda: build.accepted(build.child(compile))),
             spread=over,
-            profiled=build.profiled if options.extra.get("profile") != "no" else None,
+            profiled=(
+                (lambda: build.cached("profile", lambda: _profile(build, given)))
+                if options.extra.get("profile") != "no"
+                else None
+            ),
         )
 
-    def _flags(self, options: CompileOptions) -> Mapping[str, str]:
-        if options.threads is not None:
-            raise UsageError(f"{self.name} takes no threads: it compiles for a chip, not this host")
-        for name, value in options.extra.items():
-            if name not in EXTRA and not name.startswith("xla_"):
-                raise unknown(f"option of {self.name}", name, (*EXTRA, "xla_…"))
-            if name == "profile" and value not in ("yes", "no"):
-                raise UsageError(f"{self.name}: option {name}={value!r} must be yes or no")
-        return {n: v for n, v in options.extra.items() if n not in EXTRA}
 
+def _profile(build: Build, given: str) -> Parts:
+    """The HLO with the static schedule's cycles in it, and the profile itself.
 
-@dataclass(frozen=True)
-class _Build:
-    """One module on its way through libtpu."""
-
-    target: LibtpuTarget
-    module: Module
-    options: CompileOptions
-    request: topology.Request
-    table: tuple[str, ...]
-
-    def program(self) -> Parts:
-        """The stages of the plain compile."""
-        return self._cached("program", self._compile)
-
-    def profiled(self) -> Parts:
-        """The HLO with the static schedule's cycles in it, and the profile itself.
-
-        Raises CompileError when the profiler dies; the verdict is not touched by that.
-        """
-        return self._cached("profile", self._profile)
-
-    def _cached(self, what: str, make: Callable[[], Parts]) -> Parts:
-        key = cache_key(
-            self.request.bytecode,
-            replace(self.options, extra=dict(self.request.flags)),
-            f"{self.target.toolchain} {os.environ.get('LIBTPU_INIT_ARGS', '')} {what}",
-            spec=f"{self.request.topology.name} {self.request.topology.arguments}",
+    Raises CompileError when the profiler dies; the verdict is not touched by that.
+    """
+    with tempfile.TemporaryDirectory(prefix="anychip-llo-") as folder:
+        done, text = build.child(
+            profile,
+            folder,
+            what="static profile",
+            environment={"LIBTPU_INIT_ARGS": f"{given} {PROFILE}{folder}".strip()},
         )
-        return cached(self.target.cache, key, self.options.timeout_s, make)
-
-    def _compile(self) -> Parts:
-        what = f"{self.target.name} compile of {self.module.name}"
-        done: topology.Compiled = child.run(
-            compile,
-            self.request,
-            timeout_s=self.options.timeout_s,
-            what=what,
-            environment=ENVIRONMENT,
-        )
-        if done.refusal:
-            raise self._refused(done.refusal)
-        return _parts(done)
-
-    def _profile(self) -> Parts:
-        with tempfile.TemporaryDirectory(prefix="anychip-llo-") as folder:
-            given = os.environ.get("LIBTPU_INIT_ARGS", "")
-            done, text = child.run(
-                profile,
-                self.request,
-                folder,
-                timeout_s=self.options.timeout_s,
-                what=f"{self.target.name} static profile of {self.module.name}",
-                environment=ENVIRONMENT
-                | {"LIBTPU_INIT_ARGS": f"{given} {PROFILE}{folder}".strip()},
-            )
-        if done.refusal:
-            raise self._refused(done.refusal)
-        return {"hlo": done.hlo.encode(), "llo_profile": text.encode()}
-
-    def _refused(self, message: str) -> Exception:
-        if "No such compile option" in message or "While setting option" in message:
-            return UsageError(f"{self.target.name}: {message.splitlines()[0]}")
-        reason = message.splitlines()[0]
-        if "RESOURCE_EXHAUSTED" in message:
-            reason = f"out of memory: {self._sizes()}; libtpu says: {reason}"
-        named = re.search(r'op_name="([^"]+)"', message)
-        place = f", at {origin_of(named[1], self.table)}" if named else ""
-        return CompileError(
-            f"{self.target.name} could not compile {self.module.name}: {reason}{place}",
-            log=message,
-        )
-
-    def _sizes(self) -> str:
-        roles = ("weight", "state", "input")
-        held = {
-            role: sum(a.nbytes for a in self.module.signature.arguments if a.role == role)
-            for role in roles
-        }
-        said = ", ".join(f"{name} {size / 1e9:.3g} GB" for name, size in held.items() if size)
-        has = self.target.chip.spec.main_memory.capacity_bytes.value
-        return f"arguments take {said}; the chip has {has / 1e9:.3g} GB"
-
-
-def _parts(done: topology.Compiled) -> Parts:
-    parts = {"hlo": done.hlo.encode(), "memory.json": done.memory.encode()}
-    if done.executable:
-        parts["executable"] = done.executable
-    else:
-        parts["executable.missing"] = done.unsaved.encode()
-    return parts
+    return {"hlo": build.accepted(done)["hlo"], "llo_profile": text.encode()}

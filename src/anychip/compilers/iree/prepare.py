@@ -1,0 +1,66 @@
+"""A Module as IREE takes it: named places, no donation, 16-bit products summed in 32 bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anychip.compilers import xla_input
+from anychip.core import Module, ir
+
+_DONATION = ("tf.aliasing_output", "jax.buffer_donor")
+
+
+def prepare(module: Module) -> tuple[str, tuple[str, ...]]:
+    """StableHLO text, and the table of source lines its locations index.
+
+    StableHLO leaves open how a product of 16-bit floats is summed; IREE takes the result's type at
+    its word and sums in 16 bits. XLA and the op table sum in 32, so that is asked for here.
+    """
+    bytecode, table = xla_input.prepare(module)
+    with ir.opened(bytecode) as parsed:
+        for function in parsed.body.operations:
+            _undonate(function)
+        _widen_sums(parsed)
+        return ir.to_text(parsed, locations=True), table
+
+
+def _undonate(function: Any) -> None:
+    from jaxlib.mlir import ir as mlir
+
+    if "arg_attrs" in function.attributes:
+        rows = [
+            mlir.DictAttr.get(
+                {a.name: a.attr for a in mlir.DictAttr(row) if a.name not in _DONATION}
+            )
+            for row in mlir.ArrayAttr(function.attributes["arg_attrs"])
+        ]
+        function.attributes["arg_attrs"] = mlir.ArrayAttr.get(rows)
+
+
+def _widen_sums(parsed: Any) -> None:
+    from jaxlib.mlir import ir as mlir
+
+    found: list[Any] = []
+
+    def visit(op: Any) -> Any:
+        if op.name in ("stablehlo.dot_general", "stablehlo.convolution"):
+            found.append(op)
+        return mlir.WalkResult.ADVANCE
+
+    parsed.operation.walk(visit)
+    for op in found:
+        narrow = mlir.RankedTensorType(op.results[0].type)
+        if str(narrow.element_type) not in ("bf16", "f16"):
+            continue
+        with mlir.InsertionPoint(op), op.location:
+            sums = mlir.Operation.create(
+                op.name,
+                results=[mlir.RankedTensorType.get(narrow.shape, mlir.F32Type.get())],
+                operands=list(op.operands),
+                attributes={name: op.attributes[name] for name in op.attributes},
+            )
+            back = mlir.Operation.create(
+                "stablehlo.convert", results=[narrow], operands=[sums.results[0]]
+            )
+        op.results[0].replace_all_uses_with(back.results[0])
+        op.erase()

@@ -1,0 +1,170 @@
+"""Target `chip:iree`: a Module through IREE's compiler in a child process. It compiles only."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from anychip.compilers.cache import Cache, cache_key
+from anychip.compilers.iree.prepare import prepare
+from anychip.compilers.iree.profiles import PROFILES, Profile
+from anychip.compilers.ledger import ledger
+from anychip.compilers.store import Parts, cached
+from anychip.compilers.xla_executable import Artifacts
+from anychip.core import (
+    CompileError,
+    CompileOptions,
+    Coverage,
+    Module,
+    Signature,
+    Trace,
+    UnsupportedError,
+    UsageError,
+    unknown,
+)
+from anychip.core import origin as origins
+from anychip.core.child import run_module
+from anychip.core.errors import missing_extra
+
+_TOOL = "iree.compiler.tools.scripts.iree_compile"
+_ERROR = re.compile(r"^.*?error: (?:(loc\(.*?\)): (?=\S))?(.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class IreeTarget:
+    """IREE for one profile. `cache` keeps what it made; None compiles each time."""
+
+    name: str
+    profile: str
+    cache: Cache | None = None
+    runs: bool = False
+
+    @property
+    def toolchain(self) -> str:
+        try:
+            return f"IREE {version('iree-base-compiler')}, {self.profile}"
+        except PackageNotFoundError:
+            return "IREE, not installed"
+
+    def compile(self, module: Module, options: CompileOptions) -> IreeExecutable:
+        """Compile, or take the result from the cache.
+
+        Extra options are iree-compile's own, by name without dashes (`iree-opt-level` = `O2`).
+        Raises SetupError without IREE, UsageError for options that are not its own, CompileError,
+        with the place in the model and IREE's log, when it says no, dies or takes too long.
+        """
+        try:
+            version("iree-base-compiler")
+        except PackageNotFoundError:
+            raise missing_extra("iree-base-compiler", "iree", self.name) from None
+        if self.profile not in PROFILES:
+            raise unknown("IREE profile", self.profile, PROFILES)
+        if options.threads is not None:
+            raise UsageError(f"{self.name} takes no threads: it compiles for a chip, not this host")
+        for name in options.extra:
+            if not name.startswith("iree-"):
+                raise unknown(f"option of {self.name}", name, ("iree-…",))
+        key = cache_key(module.bytecode, options, self.toolchain)
+        parts = cached(self.cache, key, options.timeout_s, lambda: _compile(self, module, options))
+        return IreeExecutable(self.name, module, parts)
+
+
+def _compile(target: IreeTarget, module: Module, options: CompileOptions) -> Parts:
+    profile = PROFILES[target.profile]
+    text, table = prepare(module)
+    with tempfile.TemporaryDirectory(prefix="anychip-iree-") as name:
+        folder = Path(name)
+        (folder / "module.mlir").write_text(text, encoding="utf-8")
+        arguments = [
+            "--iree-input-type=stablehlo",
+            f"--iree-hal-target-backends={profile.backend}",
+            *profile.flags,
+            *(f"--{option}={value}" for option, value in options.extra.items()),
+            f"--iree-hal-dump-executable-binaries-to={folder}",
+            f"--iree-hal-dump-executable-intermediates-to={folder}",
+            str(folder / "module.mlir"),
+            "-o",
+            str(folder / "module.vmfb"),
+        ]
+        what = f"{target.name} compile of {module.name}"
+        try:
+            run_module(_TOOL, arguments, timeout_s=options.timeout_s, what=what)
+        except CompileError as error:
+            raise _explained(error, target.name, module.name, table) from None
+        return _parts(folder, profile)
+
+
+def _parts(folder: Path, profile: Profile) -> Parts:
+    parts = {"vmfb": (folder / "module.vmfb").read_bytes()}
+    for stage, ending in profile.texts.items():
+        files = sorted(folder.glob(f"*{ending}"))
+        parts[f"text/{stage}"] = "\n".join(f.read_text(errors="replace") for f in files).encode()
+    for stage, ending in profile.binaries.items():
+        for index, file in enumerate(sorted(folder.glob(f"*{ending}"))):
+            parts[f"{stage}/{index}{ending}"] = file.read_bytes()
+    return parts
+
+
+def _explained(
+    error: CompileError, target: str, module: str, table: tuple[str, ...]
+) -> CompileError | UsageError:
+    """The same verdict, said by IREE's first error and the user's layer."""
+    if unknown_option := re.search(r"Unknown command line argument '([^']*)'", error.log):
+        return UsageError(f"{target}: iree-compile has no option {unknown_option[1]}")
+    said = _ERROR.search(error.log)
+    if said is None:
+        return error
+    place = origins.parse(said[1], table) if said[1] else None
+    where = f", at {place}" if place and place != origins.Origin() else ""
+    return CompileError(f"{target} could not compile {module}: {said[2]}{where}", log=error.log)
+
+
+class IreeExecutable:
+    """A compiled program: IREE's module file and the device code inside it. It never runs here."""
+
+    def __init__(self, target: str, module: Module, parts: Parts):
+        self.signature: Signature = module.signature
+        self._target, self._module = target, module
+        stages: dict[str, Callable[[], str | bytes]] = {
+            "stablehlo": lambda: module.text(locations=True)
+        }
+        for name, content in parts.items():
+            stage = name.removeprefix("text/")
+            stages[stage] = _text(content) if name.startswith("text/") else _bytes(content)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
+
+    @property
+    def coverage(self) -> Coverage:
+        """Every op is native: IREE compiles all of a module or refuses it."""
+        return self._coverage
+
+    @cached_property
+    def _coverage(self) -> Coverage:
+        return ledger(self._module)
+
+    def run(self, *inputs: Any) -> Sequence[Any]:
+        """Always raises UnsupportedError: the device is not here."""
+        raise UnsupportedError(
+            f"{self._target} compiled {self._module.name} but cannot run it: the device is not "
+            "here. Use a target that runs, such as cpu:xla."
+        )
+
+    def trace(self, *inputs: Any) -> Trace:
+        """Always raises UnsupportedError: IREE does not say how long its program takes."""
+        raise UnsupportedError(
+            f"{self._target} gives no times: IREE has no cost model. Use the chip's twin."
+        )
+
+
+def _text(content: bytes) -> Callable[[], str]:
+    return content.decode
+
+
+def _bytes(content: bytes) -> Callable[[], bytes]:
+    return lambda: content
