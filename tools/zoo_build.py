@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,13 +21,14 @@ class Built:
     steps: tuple[dict[str, Any], ...]
     strict: bool | None = None
     seed: int | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+    follow_example: bool = False
 
 
 def build(entry: Entry) -> Built:
     """The model an entry of zoo/*.toml names."""
+    source = entry["of"] if entry["source"] == "compile" else entry["source"]
     builders = {"timm": _timm, "transformers": _transformers, "decode": _decode}
-    return builders[entry["source"]](entry)
+    return builders[source](entry)
 
 
 def _timm(entry: Entry) -> Built:

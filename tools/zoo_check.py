@@ -45,11 +45,18 @@ def _tensors(output: Any) -> list[torch.Tensor]:
 
 
 def export_program(built: Built) -> Any:
-    return export.capture(built.model, (), built.steps[0], None, built.strict)
+    return export.capture(
+        built.model, (), built.steps[0], None, built.strict, follow_example=built.follow_example
+    )
 
 
 def lower(program: Any, built: Built) -> Lowered:
-    return lower_program(program, type(built.model).__name__, seed=built.seed)
+    return lower_program(
+        program,
+        type(built.model).__name__,
+        seed=built.seed,
+        follows_example=built.follow_example,
+    )
 
 
 def compile_for(target: str, lowered: Lowered) -> Executable:
@@ -72,6 +79,27 @@ def compare(
             got = _tensors(program(tree_flatten(((), _copied(step)))[0]))
             assert len(got) == len(wanted), f"{len(got)} outputs, torch has {len(wanted)}"
             worst = max(worst, *(_error(to_numpy(g), w) for g, w in zip(got, wanted, strict=True)))
+    return worst
+
+
+def compare_dynamo(built: Built, target: str) -> float:
+    """The same for torch.compile, at the sizes of the entry and with one row more in the batch."""
+    (step,) = built.steps
+    wider = {
+        name: torch.cat([value, value[:1]]) if isinstance(value, torch.Tensor) else value
+        for name, value in step.items()
+    }
+    fast = torch.compile(built.model, backend="anychip", options={"target": target})
+    worst = 0.0
+    with torch.no_grad():
+        for inputs in (step, wider):
+            wanted, got = (
+                _tensors(built.model(**_copied(inputs))),
+                _tensors(fast(**_copied(inputs))),
+            )
+            assert len(got) == len(wanted), f"{len(got)} outputs, torch has {len(wanted)}"
+            pairs = zip(got, wanted, strict=True)
+            worst = max(worst, *(_error(to_numpy(g), to_numpy(w)) for g, w in pairs))
     return worst
 
 

@@ -12,13 +12,20 @@ from zoo_build import Built, Entry
 
 
 def build(entry: Entry) -> Built:
-    """`type` is a model_type; `auto` the Auto class; `config` and `inputs` change what is tiny."""
+    """`type` is a model_type; `auto` the Auto class; `config` and `inputs` change what is tiny.
+    `follow_example` is for models that branch on data."""
     model = make(entry)
     random = torch.Generator().manual_seed(1)
     inputs = inputs_of(model, dict(entry.get("inputs", {})), random)
     if "image_tokens" in entry:
         _place_image(inputs, model.config, entry["image_tokens"])
-    return Built(model, (inputs,), strict=entry.get("strict"), seed=entry.get("seed"))
+    return Built(
+        model,
+        (inputs,),
+        strict=entry.get("strict"),
+        seed=entry.get("seed"),
+        follow_example=entry.get("follow_example", False),
+    )
 
 
 def make(entry: Entry) -> torch.nn.Module:

@@ -12,7 +12,7 @@ from torch import nn
 from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions, InputError, Module, UnsupportedError, UsageError
 from anychip.core import origin as origins
-from anychip.frontends.torch import load
+from anychip.frontends.torch import load, optimize
 from anychip.frontends.torch.tensors import to_numpy, to_torch
 
 
@@ -256,6 +256,24 @@ def test_random_ops_draw_the_same_numbers_with_a_seed():
 def test_unusable_calls_are_refused():
     with pytest.raises(UsageError, match="needs example_inputs"):
         load(nn.Linear(2, 2))
+    with pytest.raises(UsageError, match="needs example_inputs"):
+        load(nn.Linear(2, 2), None)
     program = torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),))
     with pytest.raises(UsageError, match="has its shapes"):
         load(program, dynamic_shapes=({0: torch.export.Dim("b")},))
+
+
+def test_a_branch_on_data_can_follow_the_example_and_says_when_it_would_not():
+    def fn(x):
+        return x + 1 if x.sum() > 0 else x - 1
+
+    up, down = torch.ones(3), -torch.ones(3)
+    module = load(fn, up, follow_example=True)
+    result, follows = run(module, up)
+    torch.testing.assert_close(result, up + 1)
+    assert bool(follows)
+    assert not bool(run(module, down)[1])
+    compiled = optimize(fn, XlaTarget(), follow_example=True)
+    torch.testing.assert_close(compiled(up), up + 1)
+    with pytest.raises(UnsupportedError, match="another branch"):
+        compiled(down)

@@ -29,7 +29,7 @@ class Folder:
     def read(path: Path) -> Folder:
         """Check what can be checked without loading anything."""
         if find_spec("transformers") is None or find_spec("torch") is None:
-            raise missing_extra("transformers", "hf", "loading a Hugging Face folder")
+            raise missing_extra("transformers", "torch", "loading a Hugging Face folder")
         file = path / "config.json"
         if not file.is_file():
             raise InputError("a Hugging Face folder has a config.json", path=str(path))

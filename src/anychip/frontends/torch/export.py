@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._functorch import config as functorch_config
 from torch.export import ExportedProgram
 
 from anychip.core.errors import InputError, UnsupportedError
@@ -40,20 +41,24 @@ def capture(
     kwargs: Mapping[str, Any],
     dynamic_shapes: Any,
     strict: bool | None,
+    *,
+    follow_example: bool = False,
 ) -> ExportedProgram:
     """Run torch.export; without `strict` given, first without Dynamo and then with it.
 
+    With `follow_example` branches and sizes that depend on data are those of the example, and the
+    program asserts them.
     Raises UnsupportedError saying where in the model and why when torch cannot capture it.
     """
     if isinstance(model, torch.jit.ScriptModule | torch.jit.ScriptFunction):
         return _from_script(model, args, kwargs, dynamic_shapes)
-    if not isinstance(model, torch.nn.Module):
-        model = _Function(model)
+    model = as_module(model)
     _know_caches()
     failures: list[Exception] = []
     for mode in (False, True) if strict is None else (strict,):
+        real = functorch_config.patch(fake_tensor_propagate_real_tensors=follow_example)
         try:
-            with torch.no_grad(), _quiet():
+            with torch.no_grad(), _quiet(), real:
                 return torch.export.export(
                     model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=mode
                 )
@@ -68,6 +73,11 @@ def _know_caches() -> None:
         from anychip.frontends.torch import caches
 
         caches.register()
+
+
+def as_module(model: Any) -> torch.nn.Module:
+    """The module itself, or one whose forward is the function."""
+    return model if isinstance(model, torch.nn.Module) else _Function(model)
 
 
 class _Function(torch.nn.Module):
@@ -140,8 +150,8 @@ def _explained(error: Exception, model: torch.nn.Module) -> UnsupportedError:
     origin = Origin("", own[-1] if own else "")
     if any(mark in text for mark in _DATA_DEPENDENT):
         remedy = (
-            "a size or a branch depends on the data; use torch.where or torch.cond, or pass the "
-            "number as a constant"
+            "a size or a branch depends on the data; use torch.where or torch.cond, pass the "
+            "number as a constant, or load with follow_example=True to keep the example's branches"
         )
     elif "not a known type" in text or "only `DynamicLayer`" in text:
         remedy = (

@@ -20,6 +20,7 @@ from torch import fx
 from anychip.core.errors import UnsupportedError
 from anychip.core.origin import Origin, scope
 from anychip.core.target import OpCoverage
+from anychip.frontends.torch.promote import is_array
 from anychip.frontends.torch.random import RULES as RANDOM
 from anychip.frontends.torch.sizes import PYTHON
 from anychip.frontends.torch.table import Rule
@@ -43,6 +44,10 @@ class Evaluation:
     failures: list[OpCoverage] = field(default_factory=list)
     causes: list[Exception] = field(default_factory=list)
     draws: int = 0
+    depth: int = 0
+    """How many branches and loop bodies are open; what is computed there cannot be results."""
+    conditions: list[Any] = field(default_factory=list)
+    """Data-dependent conditions that the capture took for granted, as boolean arrays."""
 
     def run(self, graph: fx.GraphModule, inputs: Sequence[Any], inside: str = "") -> list[Any]:
         """The graph's outputs for these arrays; `inside` is the layer whose op holds this graph."""
@@ -81,6 +86,8 @@ class Evaluation:
             layer = layer[len(inside) + 1 :]  # the outer op's scope already says the rest
         args = [self._callable(a, origin.layer) for a in args]
         kwargs = {k: v for k, v in kwargs.items() if k not in _NO_MEANING}
+        if name == "aten._assert_scalar.default" and is_array(args[0]) and not self.depth:
+            self.conditions.append(args[0])
         if name in RANDOM:
             kwargs["key"] = self._key()
         if name in _BY_MEMORY:
@@ -145,7 +152,11 @@ def evaluate(state: Evaluation, graph: fx.GraphModule, inputs: Sequence[Any]) ->
 
 
 def _run_subgraph(state: Evaluation, graph: fx.GraphModule, layer: str, *inputs: Any) -> list[Any]:
-    return state.run(graph, inputs, layer)
+    state.depth += 1
+    try:
+        return state.run(graph, inputs, layer)
+    finally:
+        state.depth -= 1
 
 
 def _tupled(value: Any) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from anychip.core.errors import UsageError
+from anychip.core.errors import UnsupportedError, UsageError
 from anychip.core.registry import discover
 from anychip.core.target import CompileOptions, Executable, Target
-from anychip.frontends.torch.program import Lowered, lower, need_torch
+from anychip.frontends.torch.program import FOLLOWS, Lowered, lower, need_torch
 
 if TYPE_CHECKING:
     import torch
@@ -20,13 +20,14 @@ T = TypeVar("T")
 
 
 def optimize(
-    model: torch.nn.Module,
+    model: torch.nn.Module | Callable[..., Any],
     target: str | Target = "cpu:xla",
     *,
     dynamic_shapes: Any = None,
     cache_size: int = 8,
     options: CompileOptions | None = None,
     seed: int | None = None,
+    follow_example: bool = False,
 ) -> Optimized:
     """`model` compiled for a target, called as before: tensors in, tensors out, none copied.
 
@@ -34,7 +35,8 @@ def optimize(
     and after a weight changed; the `cache_size` most recently used programs are kept. With
     `dynamic_shapes` (as torch.export takes them) it is captured once and only specialised for new
     sizes. Buffers and inputs that forward changes are changed. Results carry no gradient.
-    `seed` is as for `load`. Raises UsageError for a target that only compiles.
+    `seed` and `follow_example` are as for `load`; with the latter a call whose data would take
+    another branch raises UnsupportedError. Raises UsageError for a target that only compiles.
     """
     need_torch()
     chosen = discover().target(target) if isinstance(target, str) else target
@@ -42,7 +44,9 @@ def optimize(
         raise UsageError(f"{chosen.name} compiles but does not run here; choose one that runs")
     if cache_size < 1:
         raise UsageError(f"cache_size must be at least 1, got {cache_size}")
-    return Optimized(model, chosen, dynamic_shapes, cache_size, options or CompileOptions(), seed)
+    return Optimized(
+        model, chosen, dynamic_shapes, cache_size, options or CompileOptions(), seed, follow_example
+    )
 
 
 class Optimized:
@@ -56,9 +60,13 @@ class Optimized:
         cache_size: int,
         options: CompileOptions,
         seed: int | None,
+        follow_example: bool,
     ):
-        self._model, self._target = model, target
-        self._dynamic_shapes, self._seed, self._options = dynamic_shapes, seed, options
+        from anychip.frontends.torch.export import as_module
+
+        self._model, self._target = as_module(model), target
+        self._dynamic_shapes, self._options = dynamic_shapes, options
+        self._seed, self._follow_example = seed, follow_example
         self._programs: Recent[Program] = Recent(cache_size)
         self._captured: Recent[Lowered] = Recent(cache_size)
         self._states: set[str] = set()
@@ -115,6 +123,7 @@ class Optimized:
                 example_kwargs=kwargs,
                 dynamic_shapes=self._dynamic_shapes,
                 seed=self._seed,
+                follow_example=self._follow_example,
             )
             self._states |= {a.name for a in lowered.module.signature.named("state")}
             self._captured.put(key(), lowered)
@@ -186,6 +195,12 @@ class Program:
         ]
         results = jax.block_until_ready(list(self.executable.run(*arrays)))
         tensors = [to_torch(r) for r in results]
+        for result, tensor in zip(signature.results, tensors, strict=True):
+            if result.name == FOLLOWS and not bool(tensor):
+                raise UnsupportedError(
+                    "this data takes another branch, or gives other sizes, than the example the "
+                    "model was captured with; capture it with such an example too"
+                )
         for result, tensor in zip(signature.results, tensors, strict=True):
             if result.updates is not None:
                 self.held[result.updates].copy_(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from anychip.core.errors import UsageError, missing_extra
 from anychip.core.module import Module
+
+FOLLOWS = "follows_example"
+"""The result that says whether a run's data took the example's branches."""
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +29,7 @@ def load(
     name: str = "",
     strict: bool | None = None,
     seed: int | None = None,
+    follow_example: bool = False,
 ) -> Module:
     """A torch model as a Module.
 
@@ -35,6 +40,8 @@ def load(
     torch.export takes it; the names of its `Dim`s become the names of symbolic dimensions.
     `strict` forces torch.export with (True) or without (False) Dynamo; by default the second is
     tried when the first fails. `seed` lets random ops draw the same numbers at every call.
+    `follow_example` keeps the branches and sizes that the example's data led to where they depend
+    on data; the result `follows_example` (i1) then says whether other data would have led there.
 
     The Module's weights are views of the model's own tensors under their own names. Buffers that
     forward changes are state. Raises UnsupportedError, whose `report` lists everything in the way.
@@ -47,6 +54,7 @@ def load(
         name=name,
         strict=strict,
         seed=seed,
+        follow_example=follow_example,
     ).module
 
 
@@ -69,6 +77,7 @@ def lower(
     name: str = "",
     strict: bool | None = None,
     seed: int | None = None,
+    follow_example: bool = False,
 ) -> Lowered:
     """`load`, keeping how forward's arguments and result are laid out."""
     need_torch()
@@ -82,7 +91,7 @@ def lower(
         name = name or Path(model).stem
         model = export.read(Path(model))
     if isinstance(model, ExportedProgram):
-        if dynamic_shapes is not None or strict is not None:
+        if dynamic_shapes is not None or strict is not None or follow_example:
             raise UsageError("an exported program has its shapes; export it with dynamic_shapes")
         return lower_program(model, name or "program", source=source, seed=seed)
     args, kwargs = arguments_of(example_inputs, example_kwargs)
@@ -91,9 +100,18 @@ def lower(
             f"{type(model).__name__} needs example_inputs: a tensor, a tuple of arguments, or a "
             "mapping of keyword arguments"
         )
-    program = export.capture(model, args, kwargs, dynamic_shapes, strict)
+    program = export.capture(
+        model, args, kwargs, dynamic_shapes, strict, follow_example=follow_example
+    )
     names = _symbol_names(program, args, kwargs, dynamic_shapes)
-    return lower_program(program, name or _name_of(model), names=names, source=source, seed=seed)
+    return lower_program(
+        program,
+        name or _name_of(model),
+        names=names,
+        source=source,
+        seed=seed,
+        follows_example=follow_example,
+    )
 
 
 def need_torch() -> None:
@@ -109,6 +127,8 @@ def arguments_of(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments from the ways they may be given."""
     named = dict(example_kwargs or {})
+    if example_inputs is None:
+        return (), named
     if isinstance(example_inputs, Mapping):
         return (), {**example_inputs, **named}
     if isinstance(example_inputs, tuple | list):
@@ -127,8 +147,12 @@ def lower_program(
     names: Mapping[str, str] | None = None,
     source: str = "",
     seed: int | None = None,
+    follows_example: bool = False,
 ) -> Lowered:
-    """An exported program as a Module. `names` gives torch's symbols the user's names."""
+    """An exported program as a Module. `names` gives torch's symbols the user's names.
+
+    With `follows_example` the program's assertions about data become the result of that name.
+    """
     from anychip.frontends.torch.bind import bind
     from anychip.frontends.torch.export import decomposed
     from anychip.frontends.torch.graph import Evaluation
@@ -141,11 +165,19 @@ def lower_program(
         raise unsupported(rows)
     names, guards = _symbols(program, names or {})
     binding = bind(program, names, source)
-    module = _traced(program.graph_module, binding, Evaluation(rules, seed), name, guards)
+    state = Evaluation(rules, seed)
+    module = _traced(program.graph_module, binding, state, name, guards, follows_example)
     return Lowered(module, binding, program.call_spec.in_spec, program.call_spec.out_spec)
 
 
-def _traced(graph: Any, binding: Binding, state: Any, name: str, guards: Sequence[str]) -> Module:
+def _traced(
+    graph: Any,
+    binding: Binding,
+    state: Any,
+    name: str,
+    guards: Sequence[str],
+    follows_example: bool,
+) -> Module:
     import jax.numpy as jnp
 
     from anychip.frontends.torch.bind import Slot
@@ -158,13 +190,20 @@ def _traced(graph: Any, binding: Binding, state: Any, name: str, guards: Sequenc
             for f in binding.feed
         ]
         outputs = evaluate(state, graph, inputs)
-        return [jnp.asarray(outputs[index]) for index, _, _ in binding.results]
+        results = [jnp.asarray(outputs[index]) for index, _, _ in binding.results]
+        if follows_example:
+            results.append(functools.reduce(jnp.logical_and, state.conditions, jnp.asarray(True)))
+        return results
+
+    names = [result for _, result, _ in binding.results]
+    if follows_example:
+        names.append(FOLLOWS)
 
     return to_module(
         forward,
         binding.arguments,
         name=name,
-        result_names=[result for _, result, _ in binding.results],
+        result_names=names,
         updates={result: state_ for _, result, state_ in binding.results if state_},
         weights=binding.weights,
         sources=state.sources,

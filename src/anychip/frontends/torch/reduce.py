@@ -107,6 +107,10 @@ def all_(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     return out.astype(jnp.uint8) if x.dtype == jnp.uint8 else out
 
 
+RULES("_is_all_true")(lambda x: jnp.all(truth(x)))
+RULES("_is_any_true")(lambda x: jnp.any(truth(x)))
+
+
 @RULES("count_nonzero", "count_nonzero.dim_IntList")
 def count_nonzero(x: Any, dim: Any = None) -> Any:
     return jnp.sum(truth(x), axes_of(dim, x.ndim), dtype=jnp.int64)

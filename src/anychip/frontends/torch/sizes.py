@@ -28,8 +28,8 @@ def sym_stride(x: Any, dim: int) -> Any:
     return math.prod(x.shape[dim % x.ndim + 1 :])
 
 
-# Checks of sizes hold by the signature's guards; checks of data are the user's assertions, which
-# a compiled program cannot raise.
+# Checks of sizes hold by the signature's guards; those of data are the user's assertions, which a
+# compiled program cannot raise. `_assert_scalar` is looked at by Evaluation, which may report it.
 for _name in (
     "_assert_async",
     "_assert_async.msg",
