@@ -62,9 +62,19 @@ def _options() -> argparse.Namespace:
 
 def _entries(lists: list[str]) -> Iterator[dict[str, Any]]:
     for name in lists:
-        path = ROOT / "zoo" / f"{name}.toml"
-        for row in tomllib.loads(path.read_text())["models"]:
-            yield {"source": name, **row}
+        for row in _rows(name):
+            yield {**_base(row), "source": name, **row}
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    return tomllib.loads((ROOT / "zoo" / f"{name}.toml").read_text())["models"]
+
+
+def _base(row: dict[str, Any]) -> dict[str, Any]:
+    """What the entry of this name in the list `of` says, for rows that only point there."""
+    if "of" not in row:
+        return {}
+    return next(r for r in _rows(row["of"]) if r["name"] == row["name"])
 
 
 def key(entry: dict[str, Any]) -> str:
