@@ -87,14 +87,16 @@ def test_every_stage_is_kept(target):
     assert "llo_profile" not in artifacts
 
 
+# v6e needs the larger product: at 2048 its pipeline has not filled. bench/tpu.py has all at 4096.
 @pytest.mark.parametrize(
-    ("generation", "peak"), [("v5e", 197e12), ("v5p", 459e12), ("v6e", 918e12)]
+    ("generation", "size", "peak"),
+    [("v5e", 2048, 197e12), ("v5p", 2048, 459e12), ("v6e", 4096, 918e12)],
 )
-def test_a_large_product_takes_the_published_peaks_time(target, generation, peak):
-    trace = target(generation).compile(_matmul(4096), CompileOptions()).trace()
+def test_a_large_product_takes_the_published_peaks_time(target, generation, size, peak):
+    trace = target(generation).compile(_matmul(size), CompileOptions()).trace()
     assert trace.kind == "estimated"
     assert "static schedule" in trace.note
-    ideal = 2 * 4096**3 / peak
+    ideal = 2 * size**3 / peak
     assert ideal <= trace.seconds <= 1.1 * ideal
 
 
@@ -211,10 +213,19 @@ def test_a_timeout_is_a_verdict(target):
         target("v5e", None).compile(_matmul(64), options)
 
 
-def test_f32_products_and_wide_integers_are_said_to_be_emulated(target):
-    coverage = target("v5e").compile(_matmul(64, "f32"), QUICK).coverage
-    assert coverage.count("emulated") == 1
-    assert "bf16" in coverage.rows[0].why
+@pytest.mark.parametrize(
+    ("op", "dtype", "why"),
+    [("dot", "f32", "bf16"), ("dot", "bf16", ""), ("add", "i64", "pairs"), ("add", "f32", "")],
+)
+def test_what_the_chip_lacks_is_said_to_be_emulated(target, op, dtype, why):
+    kind = f"tensor<64x64x{dtype}>"
+    add = Module.from_mlir(f"""
+module @add {{ func.func public @main(%a: {kind}, %b: {kind}) -> {kind} {{
+  %0 = stablehlo.add %a, %b : {kind} return %0 : {kind} }} }}
+""")
+    (row,) = target("v5e").compile(add if op == "add" else _matmul(64, dtype), QUICK).coverage.rows
+    assert row.fate == ("emulated" if why else "native")
+    assert why in row.why
 
 
 def test_the_parent_stays_quiet_and_loads_no_plugin():
