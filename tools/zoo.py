@@ -157,8 +157,12 @@ def _blank(entry: dict[str, Any]) -> dict[str, Any]:
 def _child(entry: dict[str, Any], target: str, pipe: Any) -> None:
     started = time.monotonic()
     row = _blank(entry)
+    if entry["source"] == "keras":
+        from zoo_keras import stages
+    else:
+        stages = _stages
     try:
-        for stage in _stages(entry, target, row):
+        for stage in stages(entry, target, row):
             row["stage"] = stage
     except BaseException as error:  # a child reports whatever happened to it
         row["error"] = f"{type(error).__name__}: {str(error)[:1500]}"

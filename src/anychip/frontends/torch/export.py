@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch._functorch import config as functorch_config
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from anychip.core.errors import InputError, UnsupportedError
 from anychip.core.origin import Origin
@@ -59,12 +60,31 @@ def capture(
         real = functorch_config.patch(fake_tensor_propagate_real_tensors=follow_example)
         try:
             with torch.no_grad(), _quiet(), real:
-                return torch.export.export(
+                program = torch.export.export(
                     model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=mode
                 )
+            if hidden := _hidden_buffers(program):
+                raise UnsupportedError(
+                    f"forward reaches the buffer {hidden[0]} also through an object that is no "
+                    "module, which torch.export takes for another tensor; use the attribute"
+                )
+            return program
         except Exception as error:  # torch.export has no error type of its own
             failures.append(error)
     raise _explained(failures[0], model) from failures[0]
+
+
+def _hidden_buffers(program: ExportedProgram) -> list[str]:
+    """Buffers that the program also holds as a constant; only Dynamo sees that they are one.
+
+    transformers' StaticCache, whose tensors a module registers as buffers, is such an object.
+    """
+    held = {**program.state_dict, **program.constants}
+    specs = [s for s in program.graph_signature.input_specs if s.target in held]
+    specs = [s for s in specs if not held[s.target].is_meta and held[s.target].numel()]
+    places = {s.target: held[s.target].data_ptr() for s in specs}
+    constants = {places[s.target] for s in specs if s.kind is InputKind.CONSTANT_TENSOR}
+    return [s.target for s in specs if s.kind is InputKind.BUFFER and places[s.target] in constants]
 
 
 def _know_caches() -> None:
