@@ -92,10 +92,44 @@ def test_only_what_leaves_or_enters_main_memory_counts(program, name, read, writ
     assert moved(program, program.entry, program.entry.instructions[name]) == (read, written)
 
 
-def test_loops_say_how_often_they_run_when_xla_knows():
-    known = 'backend_config={"known_trip_count":{"n":"12"}}'
-    line = f"  %w = (s32[]) while(%t), condition=%c, body=%b, {known}"
-    text = f"ENTRY %m (p: s32[]) -> s32[] {{\n{line}\n  ROOT %r = s32[] parameter(0)\n}}\n"
-    (loop, _) = hlo.parse(text).entry.instructions.values()
-    assert loop.trips == 12
-    assert loop.called == {"condition": "c", "body": "b"}
+LOOP = """
+%test (p: (s32[], f32[4])) -> pred[] {
+  %p = (s32[], f32[4]) parameter(0)
+  %end = s32[] constant(12)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %less = pred[] compare(%i, %end), direction=LT
+}
+
+%body (q: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %q = (s32[], f32[4]) parameter(0)
+  %by = s32[] constant(STEP)
+  %j = s32[] get-tuple-element(%q), index=0
+  %next = s32[] add(%j, %by), metadata={op_name="while"}
+  %x = f32[4] get-tuple-element(%q), index=1
+  ROOT %r = (s32[], f32[4]) tuple(%next, %x)
+}
+
+ENTRY %main (n: s32[], a: f32[4]) -> (s32[], f32[4]) {
+  %n = s32[] parameter(0)
+  %a = f32[4] parameter(1)
+  %zero = s32[] constant(2)
+  %start = s32[] copy(%zero)
+  %t = (s32[], f32[4]) tuple(START, %a)
+  ROOT %w = (s32[], f32[4]) while(%t), condition=%test, body=%bodyNOTE
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "start", "note", "trips"),
+    [
+        ("1", "%start", "", 10),
+        ("2", "%start", "", None),
+        ("1", "%n", "", None),
+        ("2", "%n", ', backend_config={"known_trip_count":{"n":"7"}}', 7),
+    ],
+)
+def test_loops_run_as_often_as_xla_notes_or_as_is_evident(step, start, note, trips):
+    text = LOOP.replace("STEP", step).replace("START", start).replace("NOTE", note)
+    program = hlo.parse(text)
+    assert hlo.trip_count(program, program.entry, program.entry.root) == trips

@@ -89,7 +89,8 @@ def test_loops_count_as_often_as_they_run_and_branches_by_the_longest():
   ROOT %n = {NEAR} negate(%p){_cycles(llo=1000)}
 }}
 %test (q: {NEAR}) -> pred[] {{
-  ROOT %q = {NEAR} parameter(0)
+  %q = {NEAR} parameter(0)
+  ROOT %f = pred[] constant(false)
 }}
 %small (r: {NEAR}) -> {NEAR} {{
   ROOT %r = {NEAR} parameter(0)

@@ -70,12 +70,6 @@ class Instruction:
             named |= {f"branch {i}": n for i, n in enumerate(_NAMED.findall(branches[1]))}
         return named
 
-    @property
-    def trips(self) -> int | None:
-        """How often a while loop runs, when XLA knows."""
-        found = re.search(r'known_trip_count"?:\{"n":"?(\d+)', self.tail)
-        return int(found[1]) if found else None
-
 
 @dataclass(frozen=True)
 class Computation:
@@ -112,6 +106,42 @@ class HloModule:
     def instructions(self) -> Iterator[Instruction]:
         for computation in self.computations.values():
             yield from computation.instructions.values()
+
+
+def trip_count(program: HloModule, at: Computation, loop: Instruction) -> int | None:
+    """How often a while loop in `at` runs: as XLA notes, else when it counts up to a constant."""
+    if noted := re.search(r'known_trip_count"?:\{"n":"?(\d+)', loop.tail):
+        return int(noted[1])
+    test = program.computations[loop.called["condition"]]
+    body = program.computations[loop.called["body"]]
+    if test.root.opcode != "compare" or "direction=LT" not in test.root.tail:
+        return None
+    counter, limit = (test.instructions[name] for name in test.root.operands)
+    place = re.search(r"index=(\d+)", counter.tail)
+    if counter.opcode != "get-tuple-element" or not place or body.root.opcode != "tuple":
+        return None
+    index = int(place[1])
+    carried = at.instructions[loop.operands[0]]
+    if carried.opcode != "tuple":
+        return None
+    start = _constant(at, at.instructions[carried.operands[index]])
+    step = body.instructions[body.root.operands[index]]
+    if step.opcode != "add":
+        return None
+    before, by = (body.instructions[name] for name in step.operands)
+    steps_by_one = _constant(body, by) == 1 and f"index={index}" in before.tail.split(", ")[1:2]
+    stop = _constant(test, limit)
+    if start is None or stop is None or not steps_by_one:
+        return None
+    return max(0, stop - start)
+
+
+def _constant(at: Computation, one: Instruction) -> int | None:
+    """The value of an integer constant, seen through copies."""
+    while one.opcode in ("copy", "bitcast"):
+        one = at.instructions[one.operands[0]]
+    is_number = one.opcode == "constant" and re.fullmatch(r"-?\d+", one.inside)
+    return int(one.inside) if is_number else None
 
 
 def parse(text: str) -> HloModule:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from anychip.compilers import hlo
 from anychip.compilers.hlo import Computation, HloModule, Instruction
 from anychip.compilers.hlo_bytes import FREE, moved
 from anychip.core import Origin, Span
@@ -103,9 +104,10 @@ def _run(
     for one in at.instructions.values():
         called = one.called
         if one.opcode == "while":
-            if one.trips is None:
+            trips = hlo.trip_count(program, at, one)
+            if trips is None:
                 state.costed["unknown loop"] += 1
-            inner = times * (one.trips if one.trips is not None else 1)
+            inner = times * (1 if trips is None else trips)
             for role in ("condition", "body"):
                 _run(program, program.computations[called[role]], clockwork, origins, state, inner)
         elif one.opcode == "conditional":

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+from anychip.compilers import hlo
 from anychip.compilers.hlo import Computation, HloModule, Instruction
 from anychip.compilers.hlo_bytes import FREE, moved
 from anychip.core import ChipSpec, Origin, Span
@@ -59,9 +60,10 @@ def _run(
         if one.opcode in FREE or one.opcode.endswith("-done"):
             continue
         if one.opcode == "while":
-            if one.trips is None:
+            trips = hlo.trip_count(program, at, one)
+            if trips is None:
                 said["loops of unknown length, counted once"] += 1
-            inner = times * (1 if one.trips is None else one.trips)
+            inner = times * (1 if trips is None else trips)
             _run(program, program.computations[called["body"]], spec, origins, spans, inner, said)
         elif one.opcode == "conditional":
             said["branches, all counted"] += 1
