@@ -80,11 +80,13 @@ def _hidden_buffers(program: ExportedProgram) -> list[str]:
     transformers' StaticCache, whose tensors a module registers as buffers, is such an object.
     """
     held = {**program.state_dict, **program.constants}
-    specs = [s for s in program.graph_signature.input_specs if s.target in held]
-    specs = [s for s in specs if not held[s.target].is_meta and held[s.target].numel()]
-    places = {s.target: held[s.target].data_ptr() for s in specs}
-    constants = {places[s.target] for s in specs if s.kind is InputKind.CONSTANT_TENSOR}
-    return [s.target for s in specs if s.kind is InputKind.BUFFER and places[s.target] in constants]
+    places: dict[InputKind, dict[str, int]] = {InputKind.BUFFER: {}, InputKind.CONSTANT_TENSOR: {}}
+    for spec in program.graph_signature.input_specs:
+        tensor = held.get(spec.target or "")
+        if spec.kind in places and tensor is not None and not tensor.is_meta and tensor.numel():
+            places[spec.kind][str(spec.target)] = tensor.data_ptr()
+    constants = set(places[InputKind.CONSTANT_TENSOR].values())
+    return [name for name, place in places[InputKind.BUFFER].items() if place in constants]
 
 
 def _know_caches() -> None:

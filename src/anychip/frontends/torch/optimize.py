@@ -54,7 +54,7 @@ class Optimized:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: torch.nn.Module | Callable[..., Any],
         target: Target,
         dynamic_shapes: Any,
         cache_size: int,
