@@ -1,4 +1,4 @@
-"""h100:xla and its kin: XLA's CUDA compiler without a GPU, its PTX, and a floor of a roofline."""
+"""h100:xla and its kin: XLA's CUDA compiler without a GPU, its PTX, and its roofline."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ module @matmul {{ func.func public @main(%a: {kind}, %b: {kind}) -> {kind} {{
     ("chip", "arch"),
     [("a100", "sm_80"), ("h100", "sm_90a"), ("h200", "sm_90a"), ("b200", "sm_100a")],
 )
-def test_each_chip_gets_its_own_ptx_and_a_floor(target, chip, arch):
+def test_each_chip_gets_its_own_ptx_and_its_roofline(target, chip, arch):
     made = target(chip)
     assert isinstance(made, Target)
     assert not made.runs
@@ -59,7 +59,7 @@ def test_each_chip_gets_its_own_ptx_and_a_floor(target, chip, arch):
     assert trace.kind == "estimated"
     assert trace.seconds == pytest.approx(2 * 4096**3 / peak)
     assert {s.bound for s in trace.spans} == {"compute"}
-    assert "floor" in trace.note
+    assert "at the roofline" in trace.note
 
 
 def test_every_stage_is_kept_and_nothing_runs(target):

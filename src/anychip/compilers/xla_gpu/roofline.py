@@ -1,7 +1,8 @@
 """The roofline of a compiled GPU program: each kernel at the chip's peaks, one after another.
 
-A floor, not a forecast: no launch, no tile effects, no cache. XLA's own cost model is not used: it
-judges the tile sizes nobody tuned here.
+Launches and tile effects are left out, which is too fast; every array between kernels goes through
+main memory, which is too slow where L2 would hold it. XLA's own cost model is not used: it judges
+tile sizes that nobody tuned here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def roofline(
     _run(program, program.entry, spec, origins, spans, 1, said)
     note = (
         f"{len(spans)} kernels at the roofline: bytes over the spec's bandwidth or operations over "
-        "its peak, whichever is longer; a floor, without launches; XLA has autotuned nothing"
+        "its peak, whichever is longer; no launches, no L2; XLA has autotuned nothing"
     )
     for text, count in said.items():
         note += f"; {count} {text}"
