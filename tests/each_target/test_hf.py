@@ -14,6 +14,7 @@ import torch
 
 from anychip.compilers.xla import XlaTarget
 from anychip.core import (
+    AnychipError,
     CompileOptions,
     InputError,
     LanguageModel,
@@ -311,3 +312,37 @@ def test_capturing_a_model_does_not_touch_its_weights(folder: Callable[..., Path
     model.decode(1, 8, model.native_precision)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     assert grown < size
+
+
+def _mutated(data: bytes, random: np.random.Generator) -> bytes:
+    """A few bytes changed, cut out or put in, near the start (headers) or anywhere."""
+    raw = bytearray(data)
+    for _ in range(int(random.integers(1, 6))):
+        reach = min(len(raw), int(random.choice([16, 400, 1 << 30])))
+        at = int(random.integers(0, max(reach, 1)))
+        match int(random.integers(4)):
+            case 0 if raw:
+                raw[at] = int(random.integers(256))
+            case 1:
+                del raw[at : at + int(random.integers(1, 50))]
+            case 2:
+                raw[at:at] = random.bytes(int(random.integers(1, 9)))
+            case _:
+                raw[at : at + 1] = bytes(random.choice([b"9", b"-", b"{", b"null", b"999999999"]))
+    return bytes(raw)
+
+
+def test_mutated_folders_load_or_end_in_our_error(folder: Callable[..., Path]):
+    path = folder("llama")
+    whole = {f: f.read_bytes() for f in path.iterdir() if f.suffix in (".json", ".safetensors")}
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        file = list(whole)[int(random.integers(len(whole)))]
+        file.write_bytes(_mutated(whole[file], random))
+        try:
+            assert load_hf(path) is not None
+        except AnychipError:
+            refused += 1
+        file.write_bytes(whole[file])
+    assert 20 < refused < 60
