@@ -17,7 +17,7 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python tools/size.py
-	$(BIN)/pytest -n 2 --dist worksteal || (echo "again, one at a time, what failed:" && $(BIN)/pytest --last-failed --last-failed-no-failures none)
+	$(BIN)/pytest -n 2 --dist worksteal
 
 ops-table: $(VENV)/.dev
 	$(BIN)/python tools/ops_table.py

@@ -124,9 +124,9 @@ def _targets(names: list[str]) -> list[str]:
 
 def _verdict(loaded: Loaded, name: str, run: RunFolder, seed: int) -> Verdict:
     module = loaded.module
-    target = discover().target(TargetName.parse(name))
     start = time.perf_counter()
     try:
+        target = discover().target(TargetName.parse(name))
         executable = target.compile(module, CompileOptions(timeout_s=read("child_timeout")))
     except AnychipError as error:
         if isinstance(error, UsageError):

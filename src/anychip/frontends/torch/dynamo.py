@@ -20,8 +20,9 @@ from anychip.core.registry import discover
 from anychip.core.signature import Argument
 from anychip.core.target import CompileOptions, Executable, Target
 from anychip.frontends.torch.export import decompositions
-from anychip.frontends.torch.graph import Evaluation, evaluate
+from anychip.frontends.torch.graph import Evaluation, evaluate, hint
 from anychip.frontends.torch.optimize import Recent
+from anychip.frontends.torch.promote import is_array
 from anychip.frontends.torch.table import table
 from anychip.frontends.torch.tensors import element_name, to_jax, to_torch
 from anychip.frontends.torch.unsupported import missing, unsupported
@@ -92,9 +93,13 @@ class Stretch:
             self.programs.put(key, program)
         executable, layout = program
         arrays = [to_jax(t) for t in tensors]
-        results = jax.block_until_ready(list(executable.run(*arrays)))
-        made = iter([to_torch(r) for r in results])
-        return [next(made) if o is _TENSOR else o for o in layout]
+        results = iter(jax.block_until_ready(list(executable.run(*arrays))))
+        return [o.tensor(next(results)) if isinstance(o, Strided) else o for o in layout]
+
+    @property
+    def graph_outputs(self) -> list[Any]:
+        (output,) = self.graph.graph.find_nodes(op="output")
+        return list(output.args[0])
 
     def _compile(self, inputs: Sequence[Any]) -> tuple[Executable, list[Any]]:
         placeholders = [n for n in self.graph.graph.nodes if n.op == "placeholder"]
@@ -109,8 +114,16 @@ class Stretch:
             given = iter(arrays)
             values = [next(given) if isinstance(i, torch.Tensor) else i for i in inputs]
             outputs = evaluate(self.state, self.graph, values)
-            layout[:] = [_TENSOR if hasattr(o, "dtype") else o for o in outputs]
-            return [o for o in outputs if hasattr(o, "dtype")]
+            metas = [getattr(n, "meta", {}).get("val") for n in self.graph_outputs]
+            layout[:] = [
+                Strided.like(meta) if is_array(o) else o
+                for o, meta in zip(outputs, metas, strict=True)
+            ]
+            return [
+                one.laid_out(o)
+                for one, o in zip(layout, outputs, strict=True)
+                if isinstance(one, Strided)
+            ]
 
         module = to_module(
             forward,
@@ -123,4 +136,25 @@ class Stretch:
         return self.target.compile(module, CompileOptions()), layout
 
 
-_TENSOR = object()
+@dataclass(frozen=True)
+class Strided:
+    """How torch expects a result to lie in memory: what follows a graph was traced for that."""
+
+    order: tuple[int, ...]
+
+    @staticmethod
+    def like(meta: Any) -> Strided:
+        if not isinstance(meta, torch.Tensor):  # a number that is an array here
+            return Strided(())
+        strides = [hint(n) for n in meta.stride()]
+        return Strided(tuple(sorted(range(meta.ndim), key=lambda axis: (-strides[axis], axis))))
+
+    def laid_out(self, array: Any) -> Any:
+        """The array with its axes in memory order."""
+        return array.transpose(self.order) if self.order else array
+
+    def tensor(self, array: Any) -> torch.Tensor:
+        """A tensor over the array's memory, its axes in their own order again."""
+        back = [self.order.index(axis) for axis in range(len(self.order))]
+        made = to_torch(array)
+        return made.permute(back) if back else made

@@ -91,7 +91,7 @@ class Evaluation:
         if name in RANDOM:
             kwargs["key"] = self._key()
         if name in _BY_MEMORY:
-            kwargs["memory"] = tuple(node.all_input_nodes[0].meta["val"].stride())
+            kwargs["memory"] = memory_order(node.all_input_nodes[0].meta["val"])
         with jax.named_scope(scope(layer, self._source(origin.source))):
             return self._apply(name, node, args, kwargs, origin)
 
@@ -157,6 +157,26 @@ def _run_subgraph(state: Evaluation, graph: fx.GraphModule, layer: str, *inputs:
         return state.run(graph, inputs, layer)
     finally:
         state.depth -= 1
+
+
+def memory_order(value: torch.Tensor) -> tuple[int, ...]:
+    """The axes as they lie in memory, outermost first. Raises UnsupportedError for gaps in it."""
+    sizes, strides = ([hint(n) for n in numbers] for numbers in (value.shape, value.stride()))
+    order = tuple(sorted(range(value.ndim), key=lambda axis: (-strides[axis], axis)))
+    step = 1
+    for axis in reversed(order):
+        if sizes[axis] != 1 and strides[axis] != step:
+            raise UnsupportedError(
+                f"a tensor with gaps or overlaps in memory (sizes {sizes}, strides {strides}); "
+                "call .contiguous() on it"
+            )
+        step *= sizes[axis]
+    return order
+
+
+def hint(number: Any) -> int:
+    """A size, or what a symbolic one was when it was traced; orders of axes do not depend on it."""
+    return number if isinstance(number, int) else number.node.hint
 
 
 def _tupled(value: Any) -> Any:

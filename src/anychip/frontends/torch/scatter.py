@@ -208,11 +208,11 @@ def as_strided_scatter(
     *,
     memory: Sequence[int] = (),
 ) -> Any:
-    flat, order = in_memory_order(x, memory)
-    changed = flat.at[strided_places(size, stride, storage_offset)].set(_like(x, src))
-    shape = [x.shape[axis] for axis in order]
-    back = [order.index(axis) for axis in range(x.ndim)]
-    return lax.transpose(changed.reshape(shape), back)
+    laid_out = in_memory_order(x, memory)
+    at = strided_places(size, stride, storage_offset)
+    changed = laid_out.reshape(-1).at[at].set(_like(x, src)).reshape(laid_out.shape)
+    back = [list(memory).index(axis) for axis in range(x.ndim)] if memory else range(x.ndim)
+    return lax.transpose(changed, tuple(back))
 
 
 @RULES("put")

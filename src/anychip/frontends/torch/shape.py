@@ -320,9 +320,10 @@ def as_strided(
     *,
     memory: Sequence[int] = (),
 ) -> Any:
-    """`memory` are the strides torch gives `x`, by which its elements lie; () is contiguous."""
-    flat, _ = in_memory_order(x, memory)
-    return get(flat, (strided_places(size, stride, storage_offset),))
+    """`memory` lists the axes as they lie in torch's memory, outermost first; () is in order."""
+    return get(
+        in_memory_order(x, memory).reshape(-1), (strided_places(size, stride, storage_offset),)
+    )
 
 
 def strided_places(size: Sequence[int], stride: Sequence[int], offset: int | None) -> Any:
@@ -333,21 +334,9 @@ def strided_places(size: Sequence[int], stride: Sequence[int], offset: int | Non
     return at
 
 
-def in_memory_order(x: Any, memory: Sequence[int]) -> tuple[Any, list[int]]:
-    """The elements of `x` in a row as they lie in memory, and the order of axes that gave it."""
-    strides = list(memory) or _contiguous(x.shape)
-    order = sorted(range(x.ndim), key=lambda axis: (-strides[axis], axis))
-    laid_out = [strides[axis] for axis in order if x.shape[axis] != 1]
-    if laid_out != _contiguous([x.shape[axis] for axis in order if x.shape[axis] != 1]):
-        raise UnsupportedError(
-            f"as_strided on a tensor with gaps or overlaps in memory (strides {tuple(memory)}); "
-            "call .contiguous() on it first"
-        )
-    return lax.transpose(x, order).reshape(-1), order
-
-
-def _contiguous(shape: Sequence[int]) -> list[int]:
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+def in_memory_order(x: Any, memory: Sequence[int]) -> Any:
+    """The array with its axes as they lie in memory."""
+    return lax.transpose(x, memory) if memory else x
 
 
 @RULES("pixel_shuffle")
