@@ -188,6 +188,14 @@ LOGIC: Group = {
     "isclose": lambda t: torch.isclose(t.X, t.X + 1e-9),
     "any all": lambda t: torch.stack([torch.any(t.X > 2), torch.all(t.X < 9)]),
     "any dim": lambda t: torch.any(t.INTS, 1, keepdim=True),
+    "is any, is all": lambda t: torch.stack(
+        [
+            torch.ops.aten._is_any_true(t.BOOLS),
+            torch.ops.aten._is_any_true(t.X > 99),
+            torch.ops.aten._is_all_true(t.BOOLS),
+            torch.ops.aten._is_all_true(t.X < 99),
+        ]
+    ),
     "bool index put": lambda t: torch.zeros(3, 4, 5).index_put((t.X > 0,), torch.tensor(2.0)),
 }
 
