@@ -15,7 +15,7 @@ BUDGETS = {
     "frontends": 14000,
     "passes": 1000,
     "compilers": 9000,
-    "twin": 3000,
+    "twin": 6000,
     "chips": 900,
     "mapper": 2000,
     "llm": 1200,

@@ -2,23 +2,34 @@
 
 from anychip.twin.cost import StepCost, step_cost
 from anychip.twin.energy import step_joules
+from anychip.twin.engine import Block, Job, Run, Scheduled, schedule, ticks
 from anychip.twin.interval import Spread, fact_range, own_error, spreads
 from anychip.twin.lower import lower
 from anychip.twin.lowered import Amounts, Kernel, Lowered, Table
 from anychip.twin.machine import Machine, facts_of, machine
+from anychip.twin.program import Program, Task
 from anychip.twin.shard import Placement, Shards, place, shardings, share
+from anychip.twin.simulate import MODELS, Simulated, simulate
 from anychip.twin.target import Twin, TwinExecutable, twin
 
 __all__ = [
+    "MODELS",
     "Amounts",
+    "Block",
+    "Job",
     "Kernel",
     "Lowered",
     "Machine",
     "Placement",
+    "Program",
+    "Run",
+    "Scheduled",
     "Shards",
+    "Simulated",
     "Spread",
     "StepCost",
     "Table",
+    "Task",
     "Twin",
     "TwinExecutable",
     "fact_range",
@@ -27,10 +38,13 @@ __all__ = [
     "machine",
     "own_error",
     "place",
+    "schedule",
     "shardings",
     "share",
+    "simulate",
     "spreads",
     "step_cost",
     "step_joules",
+    "ticks",
     "twin",
 ]

@@ -126,6 +126,7 @@ class _Group:
     state_splits: int = 1
     matmul: Matmul | None = None
     largest: int = -1
+    dots: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     def kernel(self) -> Kernel:
         collective = self.root.callee is None and OPS[self.root.name].unit == "collective"
@@ -161,6 +162,7 @@ class _Group:
             state_splits=self.state_splits,
             experts=matmul.experts,
             active=matmul.active,
+            dots=tuple(self.dots),
             ops=tuple(self.ops),
             origin=self.origin,
         )
@@ -312,6 +314,11 @@ class _Frame:
             return
         matmul = self._reader.matmul(op)
         group.unpack += matmul.unpack_flops
+        out = op.outputs[0]
+        if out.size:
+            group.dots.append(
+                (round(matrix.flops / (2 * out.size)), out.sizes[-1] if out.sizes else 1)
+            )
         if matrix.flops > group.largest:
             group.largest, group.matmul = matrix.flops, matmul
 

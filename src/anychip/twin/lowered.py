@@ -56,7 +56,10 @@ class Kernel:
     is the format its weights lie in where that may be another. `is_split` says whether tensor
     parallelism divides it (otherwise every chip repeats it); `state_splits` is how many ways its
     state can be divided (KV heads). `experts` is the number of experts its weights hold (0: dense),
-    `active` how many of them a token takes. `ops` lists the ops inside, with repeats.
+    `active` how many of them a token takes. `dots` are the (contracted,
+    result) lengths of each matmul inside, in order; how many rows go through them is in `flops`
+    (an attention is one: both its products, as the length of its result needs them). `ops` lists
+    the ops inside, with repeats.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Kernel:
     state_splits: int = 1
     experts: int = 0
     active: int = 1
+    dots: tuple[tuple[int, int], ...] = ()
     ops: tuple[str, ...] = ()
     origin: Origin = Origin()
 
@@ -114,7 +118,10 @@ class Traits:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A Lowered as columns: `numbers[name]` has one entry a kernel, `counts` its runs."""
+    """A Lowered as columns: `numbers[name]` has one entry a kernel, `counts` its runs.
+
+    `order` says what runs when: the rows of a block of kernels, and on whose behalf.
+    """
 
     kernels: tuple[Kernel, ...]
     counts: np.ndarray
@@ -123,10 +130,15 @@ class Table:
     weight_bytes: float
     state_bytes: float
     replicated_weight_bytes: float
+    order: tuple[tuple[range, Origin], ...]
 
     @staticmethod
     def of(lowered: Lowered) -> Table:
         rows = lowered.counted()
+        places: dict[int, range] = {}
+        for block in dict.fromkeys(block for block, _ in lowered.schedule):
+            first = sum(map(len, places.values()))
+            places[block] = range(first, first + len(lowered.blocks[block]))
         return Table(
             kernels=tuple(kernel for kernel, _ in rows),
             counts=np.array([count for _, count in rows], float),
@@ -138,6 +150,7 @@ class Table:
             weight_bytes=lowered.weight_bytes,
             state_bytes=lowered.state_bytes,
             replicated_weight_bytes=lowered.replicated_weight_bytes,
+            order=tuple((places[block], caller) for block, caller in lowered.schedule),
         )
 
     @cached_property

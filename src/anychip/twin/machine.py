@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from anychip.core import ChipSpec, Fact, LinkSpec, SystemSpec
+from anychip.core import ChipSpec, Fact, InputError, LinkSpec, SystemSpec
 from anychip.twin.family import FAMILIES
 
 OVERLAP = "family.overlap"
@@ -42,7 +42,8 @@ class Machine:
     """Rates are what programs reach: the datasheet's peak times the efficiency of its kind.
 
     `peak_flops_per_s` keeps the peaks, for roofline floors. Levels run from the largest to the
-    nearest. `scale_up_count` is how many chips `link` joins; beyond, `scale_out` does.
+    nearest. `scale_up_count` is how many chips `link` joins; beyond, `scale_out` does. `about`
+    are the facts only this chip's kind has.
     """
 
     name: str
@@ -63,6 +64,24 @@ class Machine:
     idle_w: float | None
     mac_j: float | None
     system_w: float | None
+    clock_hz: float | None
+    about: Mapping[str, float]
+
+    def detail(self, name: str) -> float:
+        """A number of the chip's `about` table that its family's machine model needs."""
+        if name not in self.about:
+            raise InputError(
+                f"{self.name} lacks about.{name}, which the {self.family} machine model needs; "
+                "add it to the chip's spec.toml"
+            )
+        return self.about[name]
+
+    @property
+    def clock(self) -> float:
+        """Cycles a second, for families whose machine model counts cycles."""
+        if self.clock_hz is None:
+            raise InputError(f"{self.name} lacks clock_hz, which its machine model needs")
+        return self.clock_hz
 
 
 def facts_of(spec: ChipSpec, system: SystemSpec | None = None) -> dict[str, Fact]:
@@ -117,6 +136,8 @@ def machine(
     outside = linked("system.scale_out", system.scale_out) if system else None
     largest = system.counts[-1] if system else 1
     return Machine(
+        clock_hz=maybe("clock_hz", spec.clock_hz),
+        about={key: number(f"about.{key}", fact) for key, fact in dict(spec.about).items()},
         name=spec.name,
         family=spec.family,
         overlap=number(OVERLAP, FAMILIES[spec.family].overlap),

@@ -1,0 +1,93 @@
+"""Simulate one step: the family's machine model makes jobs, the engine orders them in time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from anychip.core import Origin, Span, Trace, unknown
+from anychip.twin.cost import kernel_ways
+from anychip.twin.engine import TICK_S, Scheduled, placed, schedule
+from anychip.twin.lowered import Table
+from anychip.twin.machine import Machine
+from anychip.twin.program import Model, Program, Task
+from anychip.twin.shard import ONE_CHIP, Placement, Shards, place, portion, share
+
+MODELS: Mapping[str, Model] = {}
+"""The machine model of each family that has one; others are predicted in closed form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """One step on the engine. `seconds` and `stage_s` mean what StepCost's do."""
+
+    table: Table
+    program: Program
+    scheduled: Scheduled
+
+    @property
+    def seconds(self) -> float:
+        return self.program.before_s + self.scheduled.seconds
+
+    @property
+    def stage_s(self) -> float:
+        """The slowest stage: how often a step can start when a stage serves one at a time."""
+        return self.program.before_s + self.scheduled.stage_ticks() * TICK_S
+
+    def trace(self, target: str, joules: float | None = None) -> Trace:
+        """Every job as a span on its resource, in a `place/unit` form. `joules` of the whole step
+        are spread over spans by their time. Counters stand on a job's first resource."""
+        start = self.program.before_s
+        spans: list[Span] = []
+        if start:
+            spans.append(Span(resource="host", op="start of a step", start_s=0.0, end_s=start))
+        busy = sum(self.scheduled.busy().values()) * TICK_S
+        for run, job, begin, end in self.scheduled.spans():
+            seconds = (end - begin) * TICK_S
+            origin = run.tag if isinstance(run.tag, Origin) else Origin()
+            if job.kernel >= 0:
+                origin = self.table.kernels[job.kernel].origin.inside(origin)
+            for index, name in enumerate(job.resources):
+                spans.append(
+                    Span(
+                        resource=placed(name, run.at),
+                        op=job.name,
+                        start_s=start + begin * TICK_S,
+                        end_s=start + end * TICK_S,
+                        origin=origin,
+                        flops=job.flops if not index else None,
+                        read_bytes=job.read_bytes if not index else None,
+                        written_bytes=job.written_bytes if not index else None,
+                        joules=None if joules is None or not busy else joules * seconds / busy,
+                        bound=job.bound,
+                    )
+                )
+        return Trace("simulated", target, tuple(spans), note=self.program.note)
+
+
+def simulate(
+    table: Table,
+    machine: Machine,
+    shards: Shards = ONE_CHIP,
+    placement: Placement | None = None,
+    model: Model | None = None,
+) -> Simulated:
+    """Run every kernel of `table` once on `shards.chips` chips like `machine`, event by event.
+
+    `model` defaults to the family's. Raises UsageError for a family without one.
+    """
+    if model is None:
+        if machine.family not in MODELS:
+            raise unknown("machine model", machine.family, MODELS)
+        model = MODELS[machine.family]
+    task = Task(
+        table=table,
+        machine=machine,
+        shards=shards,
+        placement=placement or place(share(table, shards), machine),
+        part=portion(table, shards),
+        formats=tuple(kernel_ways(table, machine)),
+    )
+    program = model(task)
+    made = schedule(program.blocks, program.runs, shared=program.shared)
+    return Simulated(table=table, program=program, scheduled=made)
