@@ -1,4 +1,4 @@
-"""Tokens out of Executables: the plain loop, and its timing."""
+"""Tokens out of Executables: the plain loop, its timing, and the scheduler of many sequences."""
 
 from anychip.llm.generate import (
     Piece,
@@ -11,11 +11,16 @@ from anychip.llm.generate import (
     prompt_ids,
 )
 from anychip.llm.measure import Timing, time_steps
+from anychip.llm.scheduler import Batch, Limits, Request, Slice
 
 __all__ = [
+    "Batch",
+    "Limits",
     "Piece",
+    "Request",
     "Runner",
     "Sampling",
+    "Slice",
     "Stop",
     "Timing",
     "chat_ids",
