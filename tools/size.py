@@ -18,7 +18,7 @@ BUDGETS = {
     "twin": 6000,
     "chips": 900,
     "mapper": 2000,
-    "llm": 1200,
+    "llm": 2400,
     "testing": 1000,
     "cli": 2000,
     ".": 400,
