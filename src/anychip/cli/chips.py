@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from anychip.cli.output import Format, FormatOption, console, print_json, scaled, table
-from anychip.core import AnychipError, Fact, discover
+from anychip.core import AnychipError, Fact, Rule, discover
 
 UNITS = {
     "flops_per_s": "FLOP/s",
@@ -97,6 +97,7 @@ def _one(name: str, format: Format) -> None:
                 "family": spec.family,
                 "note": spec.note,
                 "facts": [{"field": key, **_fact_json(fact)} for key, fact in spec.facts()],
+                "rules": [{"field": key, **vars(rule)} for key, rule in spec.rules()],
                 "limits": [{"op": x.op, "dtype": x.dtype, "why": x.why} for x in spec.limits],
                 "targets": sorted(chip.targets),
                 "absent": dict(chip.absent),
@@ -110,8 +111,9 @@ def _one(name: str, format: Format) -> None:
     if spec.note:
         console.print(spec.note, style="dim")
     width = max(len(key) for key, _ in spec.facts())
-    for key, fact in spec.facts():
-        line = Text.assemble(f"{key:<{width}}  ", (_value(key, fact), "bold"), "  ")
+    for key, fact in (*spec.facts(), *spec.rules()):
+        shown = fact.value if isinstance(fact, Rule) else _value(key, fact)
+        line = Text.assemble(f"{key:<{width}}  ", (shown, "bold"), "  ")
         line.append(fact.confidence, style=_STYLE[fact.confidence])
         console.print(line, soft_wrap=True)
         for detail in (fact.source, fact.note):

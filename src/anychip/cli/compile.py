@@ -40,13 +40,18 @@ from anychip.core import (
     TargetName,
     UsageError,
     discover,
+    simulates,
 )
 from anychip.core.config import read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one target said of one module. `matched` is None when numbers could not be compared."""
+    """What one target said of one module. `matched` is None when numbers could not be compared.
+
+    `simulated` says what computed the numbers where that was not the chip; `tolerance` is how far
+    they might lie from the reference to count as matched, where it is not that of the types.
+    """
 
     target: str
     compiled: bool = False
@@ -55,6 +60,8 @@ class Verdict:
     seconds: float = 0.0
     error: str | None = None
     max_rel_err: float | None = None
+    simulated: str = ""
+    tolerance: float | None = None
     artifacts: list[str] = field(default_factory=list)
     ops: dict[str, int] | None = None
     summary: str = ""
@@ -155,8 +162,16 @@ def _verdict(loaded: Loaded, name: str, run: RunFolder, seed: int) -> Verdict:
         results = [_as_numpy(r) for r in executable.run(*inputs)]
     except AnychipError as error:
         return Verdict(**{**known, "error": str(error)})
-    worst, matched = compare_numbers(module, inputs, results)
-    return Verdict(**known, ran=True, matched=matched, max_rel_err=worst)
+    tolerance = getattr(executable, "tolerance", None)
+    worst, matched = compare_numbers(module, inputs, results, tolerance)
+    return Verdict(
+        **known,
+        ran=True,
+        matched=matched,
+        max_rel_err=worst,
+        simulated=simulates(target),
+        tolerance=tolerance,
+    )
 
 
 def _as_numpy(value: Any) -> Any:
@@ -165,11 +180,14 @@ def _as_numpy(value: Any) -> Any:
     return np.array(value)  # a copy: the next run may reuse a donated buffer
 
 
-def compare_numbers(module: Module, inputs: list[Any], results: list[Any]) -> tuple[float, bool]:
+def compare_numbers(
+    module: Module, inputs: list[Any], results: list[Any], tolerance: float | None = None
+) -> tuple[float, bool]:
     """(largest max|Δ| / max|ref| over the results, whether that is near enough).
 
     The reference is the op table's meanings, which XLA runs on this host: for `cpu:xla` this
-    checks binding, donation and fusion, not XLA's arithmetic.
+    checks binding, donation and fusion, not XLA's arithmetic. `tolerance` replaces that of the
+    element types, for a target whose arithmetic is narrower than the program's.
     """
     import numpy as np
 
@@ -193,7 +211,8 @@ def compare_numbers(module: Module, inputs: list[Any], results: list[Any]) -> tu
         difference = np.where(same, 0.0, np.abs(exact - got))
         error = float(np.max(difference, initial=0.0)) / (scale or 1.0)
         worst = max(worst, error)
-        matched &= error <= (1e-3 if wanted.dtype.itemsize >= 4 else 2e-2)
+        own = 1e-3 if wanted.dtype.itemsize >= 4 else 2e-2
+        matched &= error <= max(own, tolerance or 0.0)
     return worst, matched
 
 
@@ -222,4 +241,6 @@ def _outcome(verdict: Verdict) -> Text:
         return Text("compiled, not run" if verdict.compiled else "–", style="dim")
     style = "green" if verdict.matched else "red"
     word = "match" if verdict.matched else "differ"
-    return Text(f"{word} (max rel {verdict.max_rel_err:.1e})", style=style)
+    within = "" if verdict.tolerance is None else f" of {verdict.tolerance:.1e}"
+    cell = Text(f"{word} (max rel {verdict.max_rel_err:.1e}{within})", style=style)
+    return cell.append(f"\n{verdict.simulated}", style="dim") if verdict.simulated else cell

@@ -26,8 +26,10 @@ from anychip.cli.output import (
     scaled,
     table,
 )
-from anychip.core import CompileOptions, LanguageModel, Module, UsageError, discover
+from anychip.core import CompileOptions, LanguageModel, Module, UsageError, discover, simulates
 from anychip.core.config import read
+
+NOT_ITS_TIME = "times are this host's, computing what the chip would; the chip's are `trace`'s"
 
 
 def register(app: typer.Typer) -> None:
@@ -85,6 +87,8 @@ def run(
     else:
         figures = ", ".join(f"{k} {v}" for k, v in answer["figures"].items())
         console.print(f"\n[dim]{figures}[/dim]", soft_wrap=True)
+        if answer["simulated"]:
+            console.print(f"[dim]{answer['simulated']}: {NOT_ITS_TIME}[/dim]", soft_wrap=True)
 
 
 def answer_prompt(
@@ -141,6 +145,7 @@ def answer_prompt(
         "tokens": [p.token for p in pieces],
         "seconds": seconds,
         "finish": pieces[-1].finish,
+        "simulated": simulates(discover().target(target)),
         "figures": figures,
     }
 

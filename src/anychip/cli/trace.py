@@ -31,7 +31,7 @@ from anychip.cli.output import (
     scaled,
     table,
 )
-from anychip.core import CompileOptions, Trace, discover, write_atomically
+from anychip.core import CompileOptions, Target, Trace, discover, simulates, write_atomically
 from anychip.core.config import read
 
 
@@ -63,7 +63,7 @@ def trace(
     module = loaded.module
     with progress_console.status(f"{target}: compiling and tracing …"):
         executable = chosen.compile(module, CompileOptions(timeout_s=read("child_timeout")))
-        inputs = inputs_for(loaded, input or (), seed) if chosen.runs else ()
+        inputs = () if _needs_none(chosen) else inputs_for(loaded, input or (), seed)
         made = executable.trace(*inputs)
     write_atomically(output, made.to_perfetto())
     longest = _longest(made, top)
@@ -121,3 +121,8 @@ def _longest(made: Trace, top: int) -> list[dict[str, object]]:
         }
         for op, where in ordered
     ]
+
+
+def _needs_none(target: Target) -> bool:
+    """Whether a trace is a prediction, which looks at no inputs."""
+    return not target.runs or bool(simulates(target))

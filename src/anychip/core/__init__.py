@@ -34,11 +34,21 @@ from anychip.core.spec import (
     Limit,
     LinkSpec,
     MemorySpec,
+    NumericsSpec,
+    Rule,
     SystemSpec,
     read_chip,
     read_system,
 )
-from anychip.core.target import CompileOptions, Coverage, Executable, OpCoverage, Target, TargetName
+from anychip.core.target import (
+    CompileOptions,
+    Coverage,
+    Executable,
+    OpCoverage,
+    Target,
+    TargetName,
+    simulates,
+)
 from anychip.core.trace import Span, Trace, TraceKind
 from anychip.core.weights import Weight, Weights
 
@@ -67,6 +77,7 @@ __all__ = [
     "Measurement",
     "MemorySpec",
     "Module",
+    "NumericsSpec",
     "OpCoverage",
     "Origin",
     "PluginError",
@@ -75,6 +86,7 @@ __all__ = [
     "Registry",
     "Result",
     "Role",
+    "Rule",
     "RunFolder",
     "SetupError",
     "Signature",
@@ -99,6 +111,7 @@ __all__ = [
     "read_chip",
     "read_system",
     "sha256",
+    "simulates",
     "unknown",
     "write_atomically",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -90,6 +90,38 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A word with its source: what a Fact is for numbers."""
+
+    value: str
+    source: str
+    confidence: Confidence = "high"
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumericsSpec:
+    """How a chip computes, where that is not simply the element types a program names.
+
+    `multiply`: element type of a product's operands → the format its vendor's compiler multiplies
+    them in by default; `default` for every other float type the matrix unit lacks. `accumulate`:
+    multiplied format (or `default`) → the accumulator, `f32` or `e8mN`, f32 with N stored bits of
+    significand; one that is not f32 is rounded after every `accumulate_count` products.
+    `subnormals` of operands are kept or flushed to zero; `overflow` of operands saturates or takes
+    what the format has past its largest number ("own"). What a chip does not say is assumed.
+    """
+
+    multiply: Mapping[str, Rule] = field(default_factory=dict[str, Rule])
+    accumulate: Mapping[str, Rule] = field(default_factory=dict[str, Rule])
+    accumulate_count: Fact | None = None
+    subnormals: Rule | None = None
+    overflow: Rule | None = None
+
+
+NUMERIC_RULES = {"subnormals": ("keep", "flush"), "overflow": ("saturate", "own")}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChipSpec:
     """One chip. Rates are dense peaks per chip; `matmul_flops_per_s` is keyed by element format.
 
@@ -118,6 +150,7 @@ class ChipSpec:
     purchase_usd: Fact | None = None
     clock_hz: Fact | None = None
     limits: tuple[Limit, ...] = ()
+    numerics: NumericsSpec | None = None
     about: Mapping[str, Fact] = ()  # type: ignore[assignment]
     note: str = ""
 
@@ -132,6 +165,17 @@ class ChipSpec:
     def facts(self) -> Iterator[tuple[str, Fact]]:
         """Every number with its key path, in the order they are declared."""
         yield from _facts("", self)
+
+    def rules(self) -> Iterator[tuple[str, Rule]]:
+        """Every rule of `numerics` with its key path."""
+        said = self.numerics or NumericsSpec()
+        for table in ("multiply", "accumulate"):
+            rules: Mapping[str, Rule] = getattr(said, table)
+            yield from ((f"numerics.{table}.{key}", rules[key]) for key in rules)
+        for name in NUMERIC_RULES:
+            rule: Rule | None = getattr(said, name)
+            if rule is not None:
+                yield f"numerics.{name}", rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +283,7 @@ def _build(kind: type, raw: Any, path: str, where: str) -> Any:
             values[name] = _convert(str(one.type), raw[name], path, at)
         elif one.default is MISSING and one.default_factory is MISSING:
             raise InputError("this key is missing", path=path, field=at)
-        elif name == "about":
+        elif str(one.type).startswith("Mapping["):
             values[name] = {}
     return kind(**values)
 
@@ -248,11 +292,14 @@ def _convert(declared: str, raw: Any, path: str, at: str) -> Any:
     kind = declared.removesuffix(" | None")
     if kind == "Fact":
         return _fact(raw, path, at)
-    if kind == "Mapping[str, Fact]":
+    if kind == "Rule":
+        return _rule(raw, path, at)
+    readers = {"Mapping[str, Fact]": _fact, "Mapping[str, Rule]": _rule}
+    if kind in readers:
         if not isinstance(raw, dict):
             raise InputError("expected a table of facts", path=path, field=at)
-        return {key: _fact(one, path, f"{at}.{key}") for key, one in raw.items()}
-    tables = {"LinkSpec": LinkSpec}
+        return {key: readers[kind](one, path, f"{at}.{key}") for key, one in raw.items()}
+    tables = {"LinkSpec": LinkSpec, "NumericsSpec": NumericsSpec}
     if kind in tables:
         return _build(tables[kind], raw, path, at)
     lists = {"tuple[MemorySpec, ...]": MemorySpec, "tuple[Limit, ...]": Limit}
@@ -289,6 +336,20 @@ def _convert(declared: str, raw: Any, path: str, at: str) -> Any:
                 )
         return tuple(raw)
     raise AssertionError(f"no reader for {declared} at {at}")
+
+
+def _rule(raw: Any, path: str, at: str) -> Rule:
+    if not isinstance(raw, dict) or "source" not in raw or not str(raw["source"]).strip():
+        raise InputError(
+            f'every rule needs a source: {{ value = "…", source = "…" }}, got {raw!r}',
+            path=path,
+            field=at,
+        )
+    rule = _build(Rule, raw, path, at)
+    allowed = NUMERIC_RULES.get(at.rpartition(".")[2])
+    if allowed and rule.value not in allowed:
+        raise InputError(str(unknown("rule", rule.value, allowed)), path=path, field=at)
+    return rule
 
 
 def _fact(raw: Any, path: str, at: str) -> Fact:

@@ -136,6 +136,12 @@ class Target(Protocol):
     def compile(self, module: Module, options: CompileOptions) -> Executable: ...
 
 
+def simulates(target: Target) -> str:
+    """What stands behind a target's numbers when the chip does not, in a few words; "" when it
+    does. Such a target has an attribute `simulates`; the time its `run` takes says nothing."""
+    return str(getattr(target, "simulates", ""))
+
+
 def check_target(candidate: object, owner: str) -> Target:
     """The candidate, if it has a Target's shape; PluginError naming what is missing otherwise."""
     missing = [n for n in ("name", "runs", "toolchain", "compile") if not hasattr(candidate, n)]

@@ -19,6 +19,7 @@ from anychip.core import (
     UsageError,
     dtype,
     measured,
+    simulates,
 )
 
 Progress = Callable[[str], None]
@@ -53,7 +54,7 @@ def time_steps(
     host memory. Raises InputError for a model without weights and UsageError for a target that
     only compiles.
     """
-    if not target.runs:
+    if not target.runs or simulates(target):
         raise UsageError(f"{target.name} only compiles or predicts; there is nothing to time")
     say, options = progress or (lambda what: None), options or CompileOptions()
     precision = precision or model.native_precision

@@ -87,6 +87,9 @@ def example(
 class Composite:
     """One entry. Call it like its body: arrays first, attributes by keyword.
 
+    A body's keyword `products` is no attribute: it says how the matrix products inside are done,
+    for whoever evaluates the body with another arithmetic.
+
     Trailing arrays may be None (left out); attributes left out take the body's defaults and are
     always written. Where a shape is symbolic the plain body is traced instead, since JAX cannot
     pass dimension values into a composite.
@@ -133,7 +136,7 @@ def composite(
         keywords = {
             p.name: p.default
             for p in inspect.signature(body).parameters.values()
-            if p.kind is inspect.Parameter.KEYWORD_ONLY
+            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "products"
         }
         made = Composite(
             name=name,

@@ -10,6 +10,8 @@ heads in groups of H/K. Queries that may see nothing give zeros.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -29,8 +31,25 @@ def seen(queries: int, before: int, most: int) -> int:
     return rising * before + rising * (rising + 1) // 2 + (queries - rising) * most
 
 
+@dataclass(frozen=True)
+class Products:
+    """How attention's two products are done, each (lhs, rhs, accumulator's type) → sums:
+    `scores` q[B,K,G,Q,D] · k[B,K,S,D], `mixture` weights[B,K,G,Q,S] · v[B,K,S,V]."""
+
+    scores: Callable[[Any, Any, Any], Any]
+    mixture: Callable[[Any, Any, Any], Any]
+
+
 def _attend(
-    q: Any, k: Any, v: Any, visible: Any, *, scale: float, softcap: float, sinks: Any = None
+    q: Any,
+    k: Any,
+    v: Any,
+    visible: Any,
+    *,
+    scale: float,
+    softcap: float,
+    sinks: Any = None,
+    products: Products,
 ) -> Any:
     """q[B,H,Q,D], k[B,K,S,D], v[B,K,S,V] → [B,H,Q,V]; `visible` broadcasts to [B,K,H/K,Q,S].
 
@@ -39,7 +58,7 @@ def _attend(
     (b, h, length, d), keys = q.shape, k.shape[1]
     grouped = q.reshape((b, keys, h // keys, length, d))
     accumulator = jnp.float64 if q.dtype == jnp.float64 else jnp.float32
-    logits = _scores(grouped, k.astype(q.dtype), accumulator) * scale
+    logits = products.scores(grouped, k.astype(q.dtype), accumulator) * scale
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
     if visible is not None and visible.dtype == jnp.bool_:
@@ -59,7 +78,7 @@ def _attend(
         total = total + jnp.exp(sink - top)
     total = jnp.maximum(total, jnp.finfo(accumulator).tiny)
     weights = (weights / total).astype(q.dtype)
-    out = _mixture(weights, v.astype(q.dtype), accumulator)
+    out = products.mixture(weights, v.astype(q.dtype), accumulator)
     return out.reshape((b, h, length, v.shape[-1])).astype(q.dtype)
 
 
@@ -82,6 +101,9 @@ def _mixture(weights: Any, v: Any, accumulator: Any) -> Any:
         return jnp.einsum("bkgqs,bksv->bkgqv", weights, v, preferred_element_type=accumulator)
     spread = weights[:, :, :, 0, :, None].astype(accumulator)
     return jnp.sum(spread * v[:, :, None].astype(accumulator), axis=3)[:, :, :, None, :]
+
+
+PLAIN = Products(_scores, _mixture)
 
 
 def _np_attend(q: Any, k: Any, v: Any, allowed: Any, scale: float, cap: float, sinks: Any) -> Any:
@@ -174,6 +196,7 @@ def attention(
     causal: bool = False,
     window: int = 0,
     softcap: float = 0.0,
+    products: Products = PLAIN,
 ) -> Any:
     """softmax(q kᵀ scale) v for q[B,H,Q,D], k[B,K,S,D], v[B,K,S,V] → [B,H,Q,V] in q's type.
 
@@ -202,7 +225,7 @@ def attention(
             visible = visible & given
         else:
             visible = given + jnp.where(visible, 0.0, -jnp.inf).astype(given.dtype)
-    return _attend(q, k, v, visible, scale=scale, softcap=softcap)
+    return _attend(q, k, v, visible, scale=scale, softcap=softcap, products=products)
 
 
 def _cached_work(op: OpView) -> Work:
@@ -269,6 +292,7 @@ def cached_attention(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
+    products: Products = PLAIN,
 ) -> Any:
     """Attention of the newest tokens over a cache that already holds their keys and values.
 
@@ -287,7 +311,9 @@ def cached_attention(
     visible = slot <= position
     if window:
         visible = visible & (slot > position - window)
-    return _attend(q, k_cache, v_cache, visible, scale=scale, softcap=softcap, sinks=sinks)
+    return _attend(
+        q, k_cache, v_cache, visible, scale=scale, softcap=softcap, sinks=sinks, products=products
+    )
 
 
 def _window_work(op: OpView) -> Work:
@@ -356,6 +382,7 @@ def window_attention(
     *,
     scale: float,
     softcap: float = 0.0,
+    products: Products = PLAIN,
 ) -> Any:
     """Sliding-window attention of new tokens over themselves and a ring of the W before them.
 
@@ -375,7 +402,9 @@ def window_attention(
     visible = (at >= 0) & (at <= query) & (at > query - window)
     keys = lax.concatenate([k_ring.astype(k.dtype), k], 2)
     values = lax.concatenate([v_ring.astype(v.dtype), v], 2)
-    return _attend(q, keys, values, visible, scale=scale, softcap=softcap, sinks=sinks)
+    return _attend(
+        q, keys, values, visible, scale=scale, softcap=softcap, sinks=sinks, products=products
+    )
 
 
 def _latent_work(op: OpView) -> Work:
@@ -413,7 +442,15 @@ def _np_latent(q: Any, latent: Any, start: Any, *, rank: int, scale: float) -> A
         ),
     ],
 )
-def latent_attention(q: Any, latent: Any, start: Any, *, rank: int, scale: float) -> Any:
+def latent_attention(
+    q: Any,
+    latent: Any,
+    start: Any,
+    *,
+    rank: int,
+    scale: float,
+    products: Products = PLAIN,
+) -> Any:
     """MLA in its absorbed form: all heads attend to one cache of latents, which is read once.
 
     q[B,H,Q,R+P] (query folded through the key up-projection, then the rotated part),
@@ -427,7 +464,7 @@ def latent_attention(q: Any, latent: Any, start: Any, *, rank: int, scale: float
     shape = (q.shape[0], 1, 1, length, slots)
     position = start[:, None, None, None, None] + lax.broadcasted_iota(jnp.int32, shape, 3)
     visible = lax.broadcasted_iota(jnp.int32, shape, 4) <= position
-    return _attend(q, cache, values, visible, scale=scale, softcap=0.0)
+    return _attend(q, cache, values, visible, scale=scale, softcap=0.0, products=products)
 
 
 def _update_work(op: OpView) -> Work:

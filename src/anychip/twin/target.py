@@ -1,6 +1,7 @@
-"""`chip:twin`, first version: predicts time and energy of a Module on one chip in closed form.
+"""`chip:twin`: predicts time and energy of a Module on one chip, and runs it in its arithmetic.
 
-It computes no numbers (`runs` is False) and schedules nothing: kernels follow one another.
+Time is closed form: nothing is scheduled, kernels follow one another. Numbers are simulated on
+this host (see `numerics`).
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from anychip.core import (
     Chip,
@@ -23,10 +25,12 @@ from anychip.core import (
     Trace,
     UnsupportedError,
     UsageError,
+    unknown,
 )
 from anychip.core.target import Fate
 from anychip.ops.view import program
 from anychip.ops.walk import Step, walk
+from anychip.twin.arithmetic import Arithmetic, arithmetic, recast
 from anychip.twin.cost import StepCost, kernel_ways, step_cost
 from anychip.twin.energy import step_joules
 from anychip.twin.formats import way
@@ -35,7 +39,12 @@ from anychip.twin.lowered import AMOUNTS, Lowered, Table
 from anychip.twin.machine import Machine, machine
 from anychip.twin.reading import Reader, title
 
+if TYPE_CHECKING:
+    from anychip.twin.numerics import Simulation
+
 TOOLCHAIN = "anychip twin closed-form v1"
+EXTRA = {"matmul": "the format all products of floats wider than 8 bits are multiplied in"}
+"""Extra compile options."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,8 @@ class Twin:
     """A chip's closed-form twin."""
 
     chip: Chip
-    runs: bool = False
+    runs: bool = True
+    simulates: str = "simulated numerics"
     toolchain: str = TOOLCHAIN
 
     @property
@@ -56,22 +66,30 @@ class Twin:
         Raises UsageError for options it cannot honour. Unsupported ops are rows of the coverage;
         a module that has some still gets a time for the rest.
         """
-        if options.threads is not None or options.extra:
-            given = {"threads": options.threads} if options.threads is not None else {}
-            raise UsageError(
-                f"{self.name} takes no options, got {[*given, *options.extra]}; leave them out"
-            )
-        lowered = lower(module)
+        if options.threads is not None:
+            raise UsageError(f"{self.name} takes no threads; leave them out")
+        for name in options.extra:
+            if name not in EXTRA:
+                raise unknown(f"option of {self.name}", name, EXTRA)
+        own = arithmetic(self.chip.spec)
+        if "matmul" in options.extra:
+            own = own.multiplying_in(options.extra["matmul"])
+        lowered = _recast(lower(module), own)
         one = machine(self.chip.spec)
         table = Table.of(lowered)
         cost = step_cost(table, one)
         return TwinExecutable(
             target=self.name,
             signature=module.signature,
-            coverage=_coverage(self.chip, module, one),
-            artifacts={"kernels.json": _kernel_json(table, one, cost)},
+            coverage=_coverage(self.chip, module, one, own),
+            artifacts={
+                "kernels.json": _kernel_json(table, one, cost),
+                "arithmetic.json": json.dumps(asdict(own), indent=1),
+            },
+            module=module,
             lowered=lowered,
             machine=one,
+            arithmetic=own,
         )
 
 
@@ -82,22 +100,44 @@ def twin(chip: Chip) -> Twin:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinExecutable:
-    """A costed Module. `lowered` and `machine` are what its times come from."""
+    """A costed Module. `lowered` and `machine` are what its times come from, `arithmetic` its
+    numbers."""
 
     target: str
     signature: Signature
     coverage: Coverage
     artifacts: Mapping[str, str | bytes]
+    module: Module = field(repr=False)
     lowered: Lowered = field(repr=False)
     machine: Machine = field(repr=False)
+    arithmetic: Arithmetic = field(repr=False)
+
+    @cached_property
+    def _simulation(self) -> Simulation:
+        from anychip.twin.numerics import Simulation
+
+        return Simulation(self.module, self.arithmetic)
+
+    @property
+    def tolerance(self) -> float:
+        """How far results may lie from exact arithmetic, relative to the largest of them."""
+        return self.arithmetic.tolerance(
+            sum(count for kernel, count in self.lowered.counted() if kernel.formats)
+        )
 
     def run(self, *inputs: Any) -> Sequence[Any]:
-        """Always raises UnsupportedError: this version computes no numbers."""
-        raise UnsupportedError(
-            f"{self.target} cannot run {self.lowered.name}: {TOOLCHAIN} predicts time and energy "
-            "and does not compute numbers. Use .trace() for the prediction, or a target that "
-            "runs, such as cpu:xla."
-        )
+        """The results in the chip's arithmetic, simulated on this host, as JAX arrays.
+
+        Raises UnsupportedError for ops the chip cannot do, UsageError for arrays that do not fit.
+        """
+        refused = [row for row in self.coverage.rows if row.fate == "unsupported"]
+        if refused:
+            first = refused[0]
+            raise UnsupportedError(
+                f"{self.target} cannot run {self.lowered.name}: {len(refused)} kinds of op are "
+                f"unsupported, first {first.op} at {first.origin}: {first.why}"
+            )
+        return self._simulation(*inputs)
 
     def trace(self, *inputs: Any) -> Trace:
         """The estimated Trace of one call; inputs are not looked at."""
@@ -159,7 +199,15 @@ def _wait(spans: list[Span], now: float, seconds: float, watts: float | None) ->
     return now + seconds
 
 
-def _coverage(chip: Chip, module: Module, one: Machine) -> Coverage:
+def _recast(lowered: Lowered, own: Arithmetic) -> Lowered:
+    """The kernels with the formats the chip's arithmetic really multiplies in."""
+    blocks = tuple(
+        tuple(replace(k, formats=recast(k.formats, own)) for k in block) for block in lowered.blocks
+    )
+    return replace(lowered, blocks=blocks)
+
+
+def _coverage(chip: Chip, module: Module, one: Machine, own: Arithmetic) -> Coverage:
     """Every executed op in one row: unsupported by a declared limit, emulated, or native.
 
     Native and emulated ops are counted together by kind; unsupported ones by place.
@@ -177,7 +225,11 @@ def _coverage(chip: Chip, module: Module, one: Machine) -> Coverage:
         emulated = ""
         if reader.is_matmul(step.op):
             asked = reader.matmul(step.op)
-            emulated = way(asked.formats, one.matmul_flops_per_s, asked.stored).why
+            formats = recast(asked.formats, own)
+            emulated = way(formats, one.matmul_flops_per_s, asked.stored).why
+            if formats != asked.formats:
+                changed = f"{asked.formats[0]} products are rounded to {formats[0]}"
+                emulated = f"{changed}; {emulated}" if emulated else changed
         fate: Fate = "emulated" if emulated else "native"
         counts[title(step.op), fate, emulated, Origin()] += step.count
     return Coverage(
