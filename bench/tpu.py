@@ -1,33 +1,54 @@
-"""What do TPUs take, by their own compiler? Large products against the peak, a decode layer, a
-sharded MLP. Needs libtpu, not a TPU.
+"""What do TPUs take, by their own compiler? Large products against the peak, a decode layer, MLPs
+over 8 chips with their all-reduce, and what does not fit. Needs libtpu, not a TPU.
 
-    python bench/tpu.py [--json out.json]
+    python bench/tpu.py [--json out.json] [--only product|layer|sharded|memory]
+
+`over_roofline` is the estimated time over that of the published peak (products) or of the bytes
+that must be read (layers and MLPs). Exits 1 when a product on v5e, v5p or v6e is beyond 1.10.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anychip.core import Argument, CompileOptions, Executable, Module, discover
+from anychip.core import Argument, CompileError, CompileOptions, Executable, Module, discover
 
 CHIPS = ("tpu-v4", "tpu-v5e", "tpu-v5p", "tpu-v6e", "tpu-v7x")
+HELD = frozenset({"tpu-v5e", "tpu-v5p", "tpu-v6e"})
+"""Those whose large product must take the published peak's time, within a tenth."""
 HALVES = frozenset({"tpu-v7x"})  # one device is half of the chip
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", choices=("product", "layer", "sharded", "memory"))
     given = parser.parse_args()
-    rows = [*map(_product, CHIPS), *(_layer(chip, b) for chip in CHIPS for b in (1, 8))]
-    rows.append(_sharded("tpu-v5e", 8))
-    for row in rows:
-        print(json.dumps(row), flush=True)
+    questions: dict[str, list[Callable[[], dict[str, Any]]]] = {
+        "product": [partial(_product, chip) for chip in CHIPS],
+        "layer": [partial(_layer, chip, b) for chip in CHIPS for b in (1, 8)],
+        "sharded": [partial(_sharded, chip, 8) for chip in ("tpu-v5e", "tpu-v5p", "tpu-v6e")],
+        "memory": [partial(_too_large, "tpu-v5e")],
+    }
+    rows: list[dict[str, Any]] = []
+    for kind, asked in questions.items():
+        for ask in asked if given.only in (None, kind) else ():
+            rows.append({"kind": kind, **ask()})
+            print(json.dumps(rows[-1]), flush=True)
     if given.json:
-        given.json.write_text(json.dumps({"rows": rows}, indent=1), encoding="utf-8")
+        toolchain = discover().target("tpu-v5e:xla").toolchain
+        document = {"toolchain": toolchain, "kind": "estimated", "rows": rows}
+        given.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return int(
+        any(r["over_roofline"] > 1.1 for r in rows if r["chip"] in HELD and r["kind"] == "product")
+    )
 
 
 def _product(chip: str, size: int = 4096) -> dict[str, Any]:
@@ -78,6 +99,20 @@ def _sharded(chip: str, devices: int) -> dict[str, Any]:
     return _row(chip, module, _compiled(chip, module, shards=str(devices)), held / bandwidth)
 
 
+def _too_large(chip: str) -> dict[str, Any]:
+    """A program beyond the chip's memory: the verdict is no, with the sizes."""
+    kind = "tensor<65536x65536xf32>"
+    module = Module.from_mlir(
+        f"module @big {{ func.func public @main(%a: {kind}) -> {kind} {{"
+        f" %0 = stablehlo.negate %a : {kind} return %0 : {kind} }} }}"
+    )
+    try:
+        _compiled(chip, module, profile="no")
+    except CompileError as error:
+        return {"chip": chip, "module": module.name, "refused": str(error)}
+    return {"chip": chip, "module": module.name, "refused": None}
+
+
 def _compiled(chip: str, module: Module, **extra: str) -> Executable:
     return discover().target(f"{chip}:xla").compile(module, CompileOptions(extra=extra))
 
@@ -92,9 +127,11 @@ def _row(chip: str, module: Module, executable: Executable, floor_s: float) -> d
         "over_roofline": trace.seconds / floor_s,
         "collectives": len(links),
         "link_s": sum(s.seconds for s in links),
+        "memory": json.loads(executable.artifacts["memory.json"]),
+        "executable_bytes": len(executable.artifacts["executable"]),
         "note": trace.note,
     }
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

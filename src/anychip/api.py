@@ -12,6 +12,7 @@ from anychip.core import (
     Executable,
     LanguageModel,
     Module,
+    TargetName,
     UsageError,
     discover,
 )
@@ -45,11 +46,17 @@ def load(
 
 
 def compile(
-    module: Module, target: str = "cpu:xla", options: CompileOptions | None = None
+    module: Module,
+    target: str = "cpu:xla",
+    options: CompileOptions | None = None,
+    *,
+    fallback: str = "",
 ) -> Executable:
     """Compile a Module for `chip:how`.
 
     A LanguageModel is compiled a step at a time: pass `model.decode(batch, context, precision)`.
+    With a `fallback`, such as cpu:xla, ops that the target lacks run there; the executable's
+    coverage says which, and at what predicted price.
     Raises UsageError for an unknown target and CompileError when the compiler refuses.
     """
     if isinstance(module, LanguageModel):
@@ -57,7 +64,14 @@ def compile(
             f"{module.name} is a language model: compile one step of it, such as "
             "model.decode(batch=1, context=2048, precision=model.native_precision)"
         )
-    return discover().target(target).compile(module, options or CompileOptions())
+    registry = discover()
+    made, given = registry.target(target), options or CompileOptions()
+    if not fallback:
+        return made.compile(module, given)
+    from anychip.fallback import compile_with_fallback
+
+    chip = registry.chip(TargetName.parse(target).chip)
+    return compile_with_fallback(module, made, registry.target(fallback), given, chip=chip)
 
 
 def compare(

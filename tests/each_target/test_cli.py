@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anychip.cli.compile import compare_numbers
+from anychip.cli.verdicts import compare_numbers
 from anychip.core import Module
 
 MLP = """

@@ -5,20 +5,29 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import pytest
 
+from anychip.cli.verdicts import compare_numbers
 from anychip.compilers.cache import Cache
 from anychip.compilers.iree.profiles import PROFILES
+from anychip.compilers.iree.runtime import vulkan_device
 from anychip.compilers.iree.target import IreeTarget
 from anychip.core import (
+    Argument,
     CompileError,
     CompileOptions,
     Executable,
     Module,
+    Result,
+    Signature,
     Target,
     UnsupportedError,
     UsageError,
+    Weights,
     discover,
+    dtype,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -55,6 +64,7 @@ SAYS = {
     "apple-m1": ("asm", "fmla"),
     "riscv64": ("asm", "vfmacc"),
     "znver5": ("asm", "zmm"),
+    "host": ("asm", "mul"),
     "graniterapids": ("asm", "zmm"),
 }
 """Profile → a text stage and what only that device's code says."""
@@ -132,3 +142,108 @@ def test_options_it_cannot_honour_are_refused(options, said):
 def test_a_timeout_is_a_verdict():
     with pytest.raises(CompileError, match=r"more than 0\.05 s"):
         _target("sm_80").compile(_matmul("f32"), CompileOptions(timeout_s=0.05))
+
+
+PROGRAM = """
+module @rows { func.func public @main(%w: tensor<96x40xf32>, %x: tensor<5x96xf32>,
+    %h: tensor<5x96xbf16>, %keep: tensor<5xi1>, %n: tensor<i64>, %u: tensor<3xui8>)
+    -> (tensor<5x40xf32>, tensor<5x96xbf16>, tensor<5xf32>, tensor<5xi1>, tensor<i64>,
+    tensor<3xui8>) {
+  %zero = stablehlo.constant dense<0.0> : tensor<f32>
+  %e = stablehlo.exponential %x : tensor<5x96xf32>
+  %s = stablehlo.reduce(%e init: %zero) applies stablehlo.add across dimensions = [1]
+    : (tensor<5x96xf32>, tensor<f32>) -> tensor<5xf32>
+  %y = stablehlo.dot_general %x, %w, contracting_dims = [1] x [0]
+    : (tensor<5x96xf32>, tensor<96x40xf32>) -> tensor<5x40xf32>
+  %h2 = stablehlo.add %h, %h : tensor<5x96xbf16>
+  %not = stablehlo.not %keep : tensor<5xi1>
+  %n2 = stablehlo.add %n, %n : tensor<i64>
+  %u2 = stablehlo.add %u, %u : tensor<3xui8>
+  return %y, %h2, %s, %not, %n2, %u2 : tensor<5x40xf32>, tensor<5x96xbf16>, tensor<5xf32>,
+    tensor<5xi1>, tensor<i64>, tensor<3xui8> } }
+"""
+
+
+def _rows() -> tuple[Module, list[np.ndarray]]:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((96, 40)).astype(np.float32)
+    signature = Signature(
+        (
+            Argument("w", (96, 40), "f32", "weight"),
+            Argument("x", (5, 96), "f32", "input"),
+            Argument("h", (5, 96), "bf16", "state"),
+            Argument("keep", (5,), "i1", "input"),
+            Argument("n", (), "i64", "input"),
+            Argument("u", (3,), "ui8", "input"),
+        ),
+        (
+            Result("y", (5, 40), "f32"),
+            Result("h", (5, 96), "bf16", updates="h"),
+            Result("s", (5,), "f32"),
+            Result("not", (5,), "i1"),
+            Result("n2", (), "i64"),
+            Result("u2", (3,), "ui8"),
+        ),
+    )
+    module = Module.from_mlir(PROGRAM, signature=signature)
+    module = module.with_weights(Weights.from_arrays({"w": weight}))
+    inputs = [
+        rng.standard_normal((5, 96)).astype(np.float32),
+        rng.standard_normal((5, 96)).astype(ml_dtypes.bfloat16),
+        np.array([True, False, True, True, False]),
+        np.array(1 << 40),
+        np.array([1, 100, 200], np.uint8),
+    ]
+    return module, inputs
+
+
+@pytest.mark.parametrize("name", ["cpu:iree", "vulkan:iree"])
+def test_what_runs_here_gives_the_op_tables_numbers(name):
+    target = discover().target(name)
+    if not target.runs:
+        pytest.skip("no Vulkan driver")
+    module, inputs = _rows()
+    executable = target.compile(module, OPTIONS)
+    for _ in range(2):  # the second run finds the weights in place and the state as it was
+        results = executable.run(*inputs)
+        assert [r.dtype for r in results] == [
+            dtype(r.dtype).numpy for r in module.signature.results
+        ]
+        worst, matched = compare_numbers(module, inputs, list(results))
+        assert matched, worst
+
+
+def test_one_thread_gives_the_same_numbers_and_two_are_refused():
+    module, inputs = _rows()
+    target = discover().target("cpu:iree")
+    results = target.compile(module, CompileOptions(threads=1)).run(*inputs)
+    assert compare_numbers(module, inputs, list(results))[1]
+    with pytest.raises(UsageError, match="threads may be 1"):
+        target.compile(module, CompileOptions(threads=2))
+
+
+def test_a_run_is_one_measured_span():
+    module, inputs = _rows()
+    trace = discover().target("cpu:iree").compile(module, OPTIONS).trace(*inputs)
+    assert trace.kind == "measured"
+    assert len(trace.spans) == 1
+    assert trace.seconds > 0
+
+
+def test_inputs_that_do_not_fit_are_refused_by_name():
+    module, inputs = _rows()
+    executable = discover().target("cpu:iree").compile(module, OPTIONS)
+    with pytest.raises(UsageError, match=r"input x of rows should be f32\[5, 96\]"):
+        executable.run(inputs[0].astype(np.float64), *inputs[1:])
+    with pytest.raises(UsageError, match="takes 5 arrays"):
+        executable.run(inputs[0])
+
+
+def test_without_a_driver_vulkan_compiles_only(monkeypatch):
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
+    monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
+    vulkan_device.cache_clear()
+    try:
+        assert not discover().target("vulkan:iree").runs
+    finally:
+        vulkan_device.cache_clear()

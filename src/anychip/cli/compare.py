@@ -19,8 +19,9 @@ from anychip.cli.output import (
     quantity,
     table,
 )
+from anychip.cli.record import recalled
 from anychip.cli.report import render_report
-from anychip.core import RunFolder, machine_name
+from anychip.core import RunFolder, discover, machine_name
 from anychip.core.config import read
 
 COLUMNS = (
@@ -84,14 +85,21 @@ def compare(
 
 
 def comparison(model: str, **options: Any) -> dict[str, Any]:
-    """`anychip.compare` with a status line; returns its JSON document."""
+    """`anychip.compare` with a status line; returns its JSON document.
+
+    Each row also gets what its chip's compilers said of this model when `anychip compile` asked.
+    """
     import anychip
 
     with progress_console.status(f"comparing {model} …") as status:
         result = anychip.compare(
             model, progress=lambda what: status.update(f"{model} on this host: {what} …"), **options
         )
-    return result.to_json()
+    said = recalled(read("home"), model, discover())
+    document = result.to_json()
+    for row in document["rows"]:
+        row["compilers"] = said.get(row["chip"], [])
+    return document
 
 
 def show(document: Mapping[str, Any], *, why: bool = False) -> None:
@@ -113,6 +121,13 @@ def show(document: Mapping[str, Any], *, why: bool = False) -> None:
             ": median of samples on this machine, 10th–90th percentile.",
         )
     )
+    if any(row.get("compilers") for row in document["rows"]):
+        console.print("xla, iree, …: what that compiler said when asked here", style="dim")
+    else:
+        console.print(
+            f"No compiler was asked yet: anychip compile {document['model']} --target all",
+            style="dim",
+        )
     for row in document["rows"]:
         if not row["fits"]:
             console.print(Text(f"{row['chip']}: {row['why_not']}", style="yellow"), soft_wrap=True)
@@ -140,4 +155,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
     chip.append(f"\n{row['system']}", style="not bold dim")
     how = Text(f"{row['how']} {row['precision']}", style="bold green" if is_measured else "")
     how.append("\nmeasured" if is_measured else "\nestimated", style="not bold dim")
+    for said in row.get("compilers", ()) if not is_measured else ():
+        word, style = ("yes", "green") if said["compiled"] else ("no", "red")
+        how.append(f"\n{said['how']}: {word}", style=f"not bold {style}")
     return (chip, how, *(quantity(row[key], unit) for key, _, unit in COLUMNS))

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections import defaultdict
 from datetime import datetime
-from typing import Annotated, Any
+from textwrap import fill
+from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from anychip.cli.model import (
     BatchOption,
     ContextOption,
     DimOption,
-    Loaded,
     ModelArgument,
     PrecisionOption,
     PromptLengthOption,
     Step,
     StepOption,
-    inputs_for,
     load_module,
 )
 from anychip.cli.output import (
@@ -32,39 +31,20 @@ from anychip.cli.output import (
     scaled,
     table,
 )
+from anychip.cli.record import remember
+from anychip.cli.verdicts import Compile, Inquiry, State, Verdict
 from anychip.core import (
-    AnychipError,
     CompileOptions,
+    Executable,
     Module,
+    Registry,
     RunFolder,
+    Target,
     TargetName,
     UsageError,
     discover,
-    simulates,
 )
 from anychip.core.config import read
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What one target said of one module. `matched` is None when numbers could not be compared.
-
-    `simulated` says what computed the numbers where that was not the chip; `tolerance` is how far
-    they might lie from the reference to count as matched, where it is not that of the types.
-    """
-
-    target: str
-    compiled: bool = False
-    ran: bool = False
-    matched: bool | None = None
-    seconds: float = 0.0
-    error: str | None = None
-    max_rel_err: float | None = None
-    simulated: str = ""
-    tolerance: float | None = None
-    artifacts: list[str] = field(default_factory=list)
-    ops: dict[str, int] | None = None
-    summary: str = ""
 
 
 def register(app: typer.Typer) -> None:
@@ -83,33 +63,82 @@ def compile(
     precision: PrecisionOption = "auto",
     dim: DimOption = None,
     seed: Annotated[int, typer.Option(help="Seed of made-up inputs.")] = 0,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="The compiler's own, NAME=VALUE; repeatable."),
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option(help="Spread over devices: 8, tensor=4 or data=2,tensor=4.")
+    ] = None,
+    fallback: Annotated[
+        str, typer.Option(help="Where ops run that the target lacks; none to refuse instead.")
+    ] = "cpu:xla",
     format: FormatOption = Format.table,
 ) -> None:
     """Compile for one or more targets; run and check the numbers where the target can run."""
     choice = Step(
         step=step, batch=batch, length=length, context=context, precision=precision, dims=dim or ()
     )
-    targets = _targets(target)
+    asks_all = target == ["all"]
+    names = _targets(target)
     loaded = load_module(model, choice)
     module = loaded.module
-    run = RunFolder.new(read("runs"), "compile", model, datetime.now())
-    verdicts: list[Verdict] = []
-    for name in targets:
-        with progress_console.status(f"{name} …"):
-            verdicts.append(_verdict(loaded, name, run, seed))
+    if asks_all and module.signature.symbols:
+        raise UsageError(
+            f"{module.name} has symbolic dimensions; fix them for all compilers: "
+            + " ".join(f"--dim {symbol}=1" for symbol in module.signature.symbols)
+        )
+    registry = discover()
+    inquiry = Inquiry(
+        loaded=loaded,
+        registry=registry,
+        folder=RunFolder.new(read("runs"), "compile", model, datetime.now()),
+        options=CompileOptions(timeout_s=read("child_timeout"), extra=_extra(option, shards)),
+        seed=seed,
+        asks_all=asks_all,
+        compile=_compiler(registry, fallback),
+    )
+    verdicts = _asked(inquiry, names)
+    remember(read("home"), model, module.name, verdicts)
     document = {
         "model": model,
         "module": module.name,
         "verdicts": [vars(v) for v in verdicts],
-        "run": str(run.path),
+        "run": str(inquiry.folder.path),
     }
-    run.write("compile.json", document)
+    inquiry.folder.write("compile.json", document)
     if format is Format.json:
         print_json(document)
     else:
-        _show(module, verdicts, run)
-    if not all(v.compiled and v.matched is not False for v in verdicts):
+        _show(module, verdicts, asks_all)
+        console.print(f"artifacts: {inquiry.folder.path}", style="dim", soft_wrap=True)
+    if any(v.is_no or (v.state != "ok" and not asks_all) for v in verdicts):
         raise typer.Exit(1)
+
+
+def _extra(options: list[str] | None, shards: str | None) -> dict[str, str]:
+    extra = {} if shards is None else {"shards": shards}
+    for text in options or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--option {text!r} should be NAME=VALUE, such as profile=no")
+        extra[name] = value
+    return extra
+
+
+def _compiler(registry: Registry, fallback: str) -> Compile:
+    """Compiles for a target; ops it lacks go to the fallback, which the ledger says."""
+    if fallback == "none":
+        return lambda target, module, options: target.compile(module, options)
+    rest = registry.target(fallback)
+
+    def compiled(target: Target, module: Module, options: CompileOptions) -> Executable:
+        from anychip.fallback import compile_with_fallback
+
+        chip = registry.chip(TargetName.parse(target.name).chip)
+        return compile_with_fallback(module, target, rest, options, chip=chip)
+
+    return compiled
 
 
 def _targets(names: list[str]) -> list[str]:
@@ -122,118 +151,76 @@ def _targets(names: list[str]) -> list[str]:
         raise UsageError("--target all stands alone")
     broken = registry.broken()
     return [
-        f"{chip}:{how}"
-        for chip in registry.chips
-        if chip not in broken
-        for how in sorted(registry.chip(chip).targets)
+        f"{name}:{how}"
+        for name in registry.chips
+        if name not in broken
+        for chip in (registry.chip(name),)
+        for how in sorted({*chip.targets, *chip.absent})
     ]
 
 
-def _verdict(loaded: Loaded, name: str, run: RunFolder, seed: int) -> Verdict:
-    module = loaded.module
-    start = time.perf_counter()
-    try:
-        target = discover().target(TargetName.parse(name))
-        executable = target.compile(module, CompileOptions(timeout_s=read("child_timeout")))
-    except AnychipError as error:
-        if isinstance(error, UsageError):
-            raise
-        return Verdict(target=name, seconds=time.perf_counter() - start, error=str(error))
-    seconds = time.perf_counter() - start
-    folder = name.replace(":", "-")
-    paths = [
-        str(run.write(f"{folder}/{stage}", text)) for stage, text in executable.artifacts.items()
-    ]
-    known: dict[str, Any] = {
-        "target": name,
-        "compiled": executable.coverage.count("unsupported") == 0,
-        "seconds": seconds,
-        "artifacts": paths,
-        "ops": executable.coverage.to_json(),
-        "summary": executable.coverage.summary(),
-    }
-    if not known["compiled"]:
-        rows = [r for r in executable.coverage.rows if r.fate == "unsupported"]
-        known["error"] = "; ".join(f"{r.op} ×{r.count} at {r.origin}: {r.why}" for r in rows[:5])
-    if not target.runs or module.weights.is_shape_only:
-        return Verdict(**known)
-    inputs = inputs_for(loaded, (), seed)
-    try:
-        results = [_as_numpy(r) for r in executable.run(*inputs)]
-    except AnychipError as error:
-        return Verdict(**{**known, "error": str(error)})
-    tolerance = getattr(executable, "tolerance", None)
-    worst, matched = compare_numbers(module, inputs, results, tolerance)
-    return Verdict(
-        **known,
-        ran=True,
-        matched=matched,
-        max_rel_err=worst,
-        simulated=simulates(target),
-        tolerance=tolerance,
+def _asked(inquiry: Inquiry, names: list[str]) -> list[Verdict]:
+    columns = (
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
     )
+    with Progress(*columns, console=progress_console, transient=True) as progress:
+        bar = progress.add_task("", total=len(names))
+        busy: dict[str, None] = {}
+
+        def tell(name: str, is_done: bool) -> None:
+            if is_done:
+                busy.pop(name, None)
+            else:
+                busy[name] = None
+            said = ", ".join(list(busy))
+            progress.update(bar, advance=1 if is_done else 0, description=said)
+
+        return inquiry.ask(names, tell)
 
 
-def _as_numpy(value: Any) -> Any:
-    import numpy as np
-
-    return np.array(value)  # a copy: the next run may reuse a donated buffer
-
-
-def compare_numbers(
-    module: Module, inputs: list[Any], results: list[Any], tolerance: float | None = None
-) -> tuple[float, bool]:
-    """(largest max|Δ| / max|ref| over the results, whether that is near enough).
-
-    The reference is the op table's meanings, which XLA runs on this host: for `cpu:xla` this
-    checks binding, donation and fusion, not XLA's arithmetic. `tolerance` replaces that of the
-    element types, for a target whose arithmetic is narrower than the program's.
-    """
-    import numpy as np
-
-    from anychip.ops.interp import evaluate
-
-    given = iter(inputs)
-    arguments = [
-        module.weights[a.name].array() if a.role == "weight" else next(given)
-        for a in module.signature.arguments
-    ]
-    worst, matched = 0.0, True
-    for reference, result in zip(evaluate(module, *arguments), results, strict=True):
-        wanted = np.asarray(reference)
-        if wanted.dtype.kind in "biu":
-            matched &= bool(np.array_equal(wanted, result))
-            continue
-        kind = np.complex128 if wanted.dtype.kind == "c" else np.float64
-        exact, got = wanted.astype(kind), result.astype(kind)
-        scale = float(np.max(np.abs(exact), initial=0.0, where=np.isfinite(exact)))
-        same = (exact == got) | (np.isnan(exact) & np.isnan(got))
-        difference = np.where(same, 0.0, np.abs(exact - got))
-        error = float(np.max(difference, initial=0.0)) / (scale or 1.0)
-        worst = max(worst, error)
-        own = 1e-3 if wanted.dtype.itemsize >= 4 else 2e-2
-        matched &= error <= max(own, tolerance or 0.0)
-    return worst, matched
-
-
-def _show(module: Module, verdicts: list[Verdict], run: RunFolder) -> None:
+def _show(module: Module, verdicts: list[Verdict], is_all: bool) -> None:
+    """Compilers first; when all were asked, twins that say the same and what is absent in short."""
+    twins = [v for v in verdicts if is_all and v.target.endswith(":twin")]
+    absent = [v for v in verdicts if v.state in ("absent", "missing") and is_all]
+    asked = [v for v in verdicts if v not in twins and v not in absent]
+    asked.sort(key=lambda v: (not v.ran, not v.compiled))
     rows = [
-        (
-            v.target,
-            _yes(v.compiled),
-            _outcome(v),
-            scaled(v.seconds, "s"),
-            v.error or v.summary,
-        )
-        for v in verdicts
+        (v.target, _yes(v), _outcome(v), scaled(v.seconds, "s"), _short(v.error) or v.summary)
+        for v in asked
     ]
-    columns = ("target", "compiled", "numbers", "time", "ops")
-    console.print(table(module.name, columns, rows, right=(3,)))
-    console.print(f"artifacts: {run.path}", style="dim", soft_wrap=True)
+    columns = ("target", "compiled", "numbers", "time", "ops, or why not")
+    if rows:
+        console.print(table(module.name, columns, rows, right=(3,)))
+    if twins:
+        console.print(table("Twins", ("chips", "ops, or why not"), _grouped(twins)))
+    if absent:
+        console.print(table("Not asked", ("targets", "why"), _grouped(absent)))
 
 
-def _yes(value: bool) -> Text:
-    return Text("yes", style="green") if value else Text("no", style="red")
+def _grouped(verdicts: list[Verdict]) -> list[tuple[str, Text]]:
+    """(names, what all of them said), the largest group first."""
+    groups: dict[tuple[State, str], list[str]] = defaultdict(list)
+    for one in verdicts:
+        said = one.error or one.summary
+        groups[one.state, said].append(one.target.removesuffix(":twin"))
+    return [
+        (fill(", ".join(names), 48), Text(said, style="red" if state == "refused" else ""))
+        for (state, said), names in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def _short(error: str | None, limit: int = 240) -> str:
+    text = " ".join((error or "").split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _yes(verdict: Verdict) -> Text:
+    if verdict.state in ("missing", "absent"):
+        return Text("–", style="dim")
+    return Text("yes", style="green") if verdict.compiled else Text("no", style="red")
 
 
 def _outcome(verdict: Verdict) -> Text:

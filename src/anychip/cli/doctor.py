@@ -35,6 +35,9 @@ EXTRAS: tuple[tuple[str, str, str], ...] = (
     ("onnx", "onnx", "ONNX models in"),
     ("tensorflow-cpu", "tensorflow", "TensorFlow and Keras models in"),
     ("llvmlite", "native", "cpu:native, own code for token steps"),
+    ("ethos-u-vela", "ethos-u", "compiling for Arm Ethos-U, cycles an operator (with TensorFlow)"),
+    ("iree-base-compiler", "iree", "compiling for GPUs, SPIR-V, Metal, Arm and RISC-V"),
+    ("iree-base-runtime", "iree", "cpu:iree, and vulkan:iree where a driver is"),
 )
 
 
@@ -84,18 +87,15 @@ def _extras() -> list[Finding]:
 
 
 def _toolchains() -> list[Finding]:
-    from anychip.compilers.toolchains import CUDA, LIBTPU
+    from anychip.compilers.toolchains import TOOLCHAINS
 
     found: list[Finding] = []
-    for one, unlocks in (
-        (LIBTPU, "compiling for TPU v4 to v7x without one"),
-        (CUDA, "compiling for NVIDIA data-centre GPUs without one"),
-    ):
+    for one in TOOLCHAINS:
         if one.installed is not None:
-            found.append(Finding(one.name, "ok", f"{one.installed.version}: {unlocks}"))
+            found.append(Finding(one.name, "ok", f"{one.installed.version}: {one.unlocks}"))
             continue
         remedy = f"pip install --no-deps --target {one.folder} {' '.join(one.pins)}"
-        found.append(Finding(one.name, "missing", f"unlocks {unlocks}", remedy))
+        found.append(Finding(one.name, "missing", f"unlocks {one.unlocks}", remedy))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -12,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anychip.core import CompileError, CompileOptions, SetupError, write_atomically
+from anychip.core.config import read
 
 _MAGIC = b"anychip1"
 _DIGEST_BYTES = 32
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CACHES = ("xla", "iree", "libtpu", "xla-gpu", "triton", "vela")
+"""Names under the home folder, one a compiler. Repacked weights (`packed`) are not among them."""
 
 
 def cache_key(
@@ -49,6 +54,7 @@ class Entry:
     """The place of one key, while its lock is held."""
 
     path: Path
+    cache: Cache
 
     def read(self) -> bytes | None:
         """The stored bytes; None when there are none or they are not what was written."""
@@ -63,8 +69,25 @@ class Entry:
         return raw[start:]
 
     def write(self, content: bytes) -> None:
-        """Store, all or nothing."""
-        write_atomically(self.path, _MAGIC + hashlib.sha256(content).digest() + content)
+        """Store, all or nothing.
+
+        Where the disk or a quota is full, older entries make room first. Raises SetupError when
+        there is none to be made.
+        """
+        stored = _MAGIC + hashlib.sha256(content).digest() + content
+        for is_last in (False, True):
+            try:
+                write_atomically(self.path, stored)
+                return
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                if is_last or not self.cache.prune(self.cache.total_bytes - len(stored)):
+                    raise SetupError(
+                        f"compiled, but {len(stored) / 1e6:.3g} MB could not be kept in "
+                        f"{self.cache.folder}: {error.strerror}. Free some space there (anychip "
+                        "cache --prune 0 empties the caches), or set ANYCHIP_HOME to another disk"
+                    ) from None
 
     @property
     def is_damaged(self) -> bool:
@@ -79,6 +102,16 @@ class Cache:
     folder: Path
     max_bytes: int = 4 << 30
 
+    @staticmethod
+    def under_home(name: str) -> Cache:
+        """The cache of one compiler, where the settings say and as large as they allow."""
+        return Cache(read("home") / name, read("cache_bytes"))
+
+    @property
+    def total_bytes(self) -> int:
+        """What all entries take."""
+        return sum(size for _, size, _ in self.entries())
+
     @contextmanager
     def locked(self, key: str, timeout_s: float) -> Iterator[Entry]:
         """The entry of a key, held by no other process or thread until the block ends.
@@ -88,7 +121,7 @@ class Cache:
         """
         path = self.folder / key[:2] / key
         with locked_file(path.with_suffix(".lock"), timeout_s, "compiling the same program"):
-            yield Entry(path)
+            yield Entry(path, self)
 
     def prune(self, max_bytes: int | None = None) -> int:
         """Drop the longest unused entries until the rest fits; returns the bytes freed.
@@ -96,7 +129,7 @@ class Cache:
         Entries in use are left. `max_bytes` defaults to the cache's own.
         """
         limit = self.max_bytes if max_bytes is None else max_bytes
-        entries = sorted(self._entries())
+        entries = sorted(self.entries())
         total = sum(size for _, size, _ in entries)
         freed = 0
         for _, size, path in entries:
@@ -111,7 +144,7 @@ class Cache:
             freed += size
         return freed
 
-    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+    def entries(self) -> Iterator[tuple[float, int, Path]]:
         """(last use, bytes, path) of each, and of what killed writers left behind."""
         for path in self.folder.glob("??/*"):
             try:

@@ -1,4 +1,4 @@
-"""Where a toolchain that JAX must not see is installed: in a folder of its own beside the packages.
+"""Where toolchains are installed that are not to be among the packages: in folders of their own.
 
 JAX opens every PJRT plug-in among its packages when it starts, and both libtpu and the CUDA plug-in
 then complain of the missing device. `pip install --target` keeps them apart; an environment that
@@ -24,6 +24,7 @@ class Toolchain:
     distribution: str
     library: str
     pins: tuple[str, ...]
+    unlocks: str = ""
 
     @property
     def folder(self) -> Path:
@@ -54,13 +55,30 @@ class Installed:
     root: Path
 
 
-LIBTPU = Toolchain("libtpu", "libtpu", "libtpu/libtpu.so", ("libtpu==0.0.52",))
+LIBTPU = Toolchain(
+    "libtpu",
+    "libtpu",
+    "libtpu/libtpu.so",
+    ("libtpu==0.0.52",),
+    "compiling for TPU v4 to v7x without one",
+)
 CUDA = Toolchain(
     "cuda12",
     "jax-cuda12-pjrt",
     "jax_plugins/xla_cuda12/xla_cuda_plugin.so",
     ("jax-cuda12-pjrt==0.10.2", "nvidia-cuda-nvcc-cu12==12.9.86"),
+    "compiling for NVIDIA data-centre GPUs without one",
 )
+TRITON = Toolchain(
+    "triton",
+    "triton",
+    "triton/_C/libtriton.so",
+    ("triton==3.9.0",),
+    "single kernels for NVIDIA sm_80 to sm_100 and AMD gfx942 and gfx950 without one (1 GB)",
+)
+TOOLCHAINS = (LIBTPU, CUDA, TRITON)
+TESTED = (LIBTPU, CUDA)
+"""Those that `make test` installs."""
 
 
 @cache

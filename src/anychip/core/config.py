@@ -46,11 +46,28 @@ def _seconds(text: str) -> float:
     return value
 
 
+def size_in_bytes(text: str) -> int:
+    """A size such as 500M or 4G (powers of 1024), or plain bytes."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    number = text.strip().upper().removesuffix("B")
+    factor = units.get(number[-1:], 1)
+    value = float(number[:-1] if factor > 1 else number) * factor
+    if not 0 <= value < float("inf"):
+        raise ValueError("it must be a size of at least 0, such as 500M or 4G")
+    return int(value)
+
+
 KNOBS: tuple[Knob, ...] = (
     Knob("home", _directory, Path("~/.cache/anychip").expanduser(), "pulled models and caches"),
     Knob("runs", _directory, Path("runs"), "where run folders are written"),
     Knob("threads", _positive_int, None, "CPU threads to use; default: all the process may use"),
     Knob("child_timeout", _seconds, 300.0, "seconds a toolchain in a child process may take"),
+    Knob(
+        "cache_bytes",
+        size_in_bytes,
+        4 << 30,
+        "most bytes each compiler's cache may take, such as 4G",
+    ),
     Knob("stablehlo_testdata", _directory, None, "folder of upstream StableHLO conformance files"),
 )
 

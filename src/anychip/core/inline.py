@@ -37,31 +37,44 @@ def _copy_block(
     block: Any, point: Any, values: dict[Any, Any], caller: Any, calls: list[Any]
 ) -> list[Any]:
     """Copy a block's ops to `point`; returns what its terminator returns, if that is func's."""
+    for op in block.operations:
+        if op.operation.name == "func.return":
+            return [values.get(v, v) for v in op.operands]
+        copy_op(op.operation, point, values, caller, calls)
+    return []
+
+
+def copy_op(
+    op: Any, point: Any, values: dict[Any, Any], caller: Any = None, calls: list[Any] | None = None
+) -> None:
+    """Copy one op with its regions to `point`, operands through `values`, which gets the results.
+
+    With a `caller`, locations say both places. Copied func.calls are added to `calls`.
+    """
     from jaxlib.mlir import ir as mlir
 
-    for op in block.operations:
-        operands = [values.get(v, v) for v in op.operands]
-        if op.operation.name == "func.return":
-            return operands
-        copy = mlir.Operation.create(
-            op.operation.name,
-            results=[r.type for r in op.operation.results],
-            operands=operands,
-            attributes=dict(op.operation.attributes.items()),
-            regions=len(op.operation.regions),
-            loc=mlir.Location.callsite(op.operation.location, [caller]),
-            ip=point,
-        )
-        for region, new in zip(op.operation.regions, copy.regions, strict=True):
-            for inner in region.blocks:
-                kinds = [a.type for a in inner.arguments]
-                made = new.blocks.append(*kinds, arg_locs=[a.location for a in inner.arguments])
-                values.update(zip(inner.arguments, made.arguments, strict=True))
-                _copy_block(inner, mlir.InsertionPoint(made), values, caller, calls)
-        values.update(zip(op.operation.results, copy.results, strict=True))
-        if copy.name == "func.call":
-            calls.append(copy)
-    return []
+    place = op.location if caller is None else mlir.Location.callsite(op.location, [caller])
+    copy = mlir.Operation.create(
+        op.name,
+        results=[r.type for r in op.results],
+        operands=[values.get(v, v) for v in op.operands],
+        attributes=dict(op.attributes.items()),
+        regions=len(op.regions),
+        loc=place,
+        ip=point,
+    )
+    calls = [] if calls is None else calls
+    for region, new in zip(op.regions, copy.regions, strict=True):
+        for inner in region.blocks:
+            kinds = [a.type for a in inner.arguments]
+            made = new.blocks.append(*kinds, arg_locs=[a.location for a in inner.arguments])
+            values.update(zip(inner.arguments, made.arguments, strict=True))
+            at = mlir.InsertionPoint(made)
+            for one in inner.operations:
+                copy_op(one.operation, at, values, caller, calls)
+    values.update(zip(op.results, copy.results, strict=True))
+    if copy.name == "func.call":
+        calls.append(copy)
 
 
 def _calls(operation: Any) -> list[Any]:

@@ -70,9 +70,10 @@ def _deserialise(made: Any, source: bytes) -> Any:
         return stablehlo.deserialize_portable_artifact(made, source)
 
 
-def to_portable(bytecode: bytes) -> bytes:
+def to_portable(bytecode: bytes, *, weeks_back: bool = False) -> bytes:
     """A portable artifact, which later StableHLO versions read; CHLO ops become StableHLO.
 
+    With `weeks_back`, one that readers as old as 12 weeks understand too.
     Raises UnsupportedError for what such artifacts cannot hold.
     """
     from jaxlib.mlir.dialects import stablehlo
@@ -82,6 +83,9 @@ def to_portable(bytecode: bytes) -> bytes:
         try:
             with _messages(module.context):
                 version = stablehlo.get_current_version()
+                if weeks_back:
+                    requirement = stablehlo.StablehloCompatibilityRequirement.WEEK_12
+                    version = stablehlo.get_version_from_compatibility_requirement(requirement)
                 return stablehlo.serialize_portable_artifact(module, version)
         except ValueError as error:
             raise UnsupportedError(f"cannot be written as a portable artifact: {error}") from None

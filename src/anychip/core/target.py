@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from anychip.core.errors import PluginError, UsageError
 from anychip.core.module import Module
 from anychip.core.origin import Origin
+from anychip.core.quantity import Estimate
 from anychip.core.signature import Signature
 from anychip.core.trace import Trace
 
@@ -46,7 +47,11 @@ Fate = Literal["native", "emulated", "fallback", "unsupported"]
 
 @dataclass(frozen=True, kw_only=True)
 class OpCoverage:
-    """What becomes of one kind of op at one place of the model."""
+    """What becomes of one kind of op at one place of the model.
+
+    `price_s` is what falling back costs in seconds a call, for all ops that cross over together;
+    the first of their rows carries it.
+    """
 
     op: str
     fate: Fate
@@ -54,6 +59,19 @@ class OpCoverage:
     origin: Origin = Origin()
     falls_back_to: str = ""
     why: str = ""
+    price_s: Estimate | None = None
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "op": self.op,
+            "fate": self.fate,
+            "count": self.count,
+            "layer": self.origin.layer,
+            "source": self.origin.source,
+            "falls_back_to": self.falls_back_to,
+            "why": self.why,
+            "price_s": self.price_s.to_json() if self.price_s else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -69,18 +87,25 @@ class Coverage:
     def total(self) -> int:
         return sum(row.count for row in self.rows)
 
+    @property
+    def fallback_s(self) -> float:
+        """What all that falls back costs, in seconds a call, as far as it was predicted."""
+        return sum(row.price_s.value for row in self.rows if row.price_s is not None)
+
     def to_json(self) -> dict[str, int]:
         fates: tuple[Fate, ...] = ("native", "emulated", "fallback", "unsupported")
         return {"total": self.total, **{fate: self.count(fate) for fate in fates}}
 
     def summary(self) -> str:
-        """One line: "412 ops: 409 native, 3 fall back to cpu"."""
+        """One line: "412 ops: 409 native, 3 fall back to cpu:xla: +1.8 ms"."""
         parts = [f"{self.count('native')} native"]
         if emulated := self.count("emulated"):
             parts.append(f"{emulated} emulated")
         where = {row.falls_back_to for row in self.rows if row.fate == "fallback"}
         if fallback := self.count("fallback"):
-            parts.append(f"{fallback} fall back to {', '.join(sorted(where))}")
+            price = self.fallback_s
+            said = f": +{price * 1e3:.3g} ms" if price else ""
+            parts.append(f"{fallback} fall back to {', '.join(sorted(where))}{said}")
         if unsupported := self.count("unsupported"):
             parts.append(f"{unsupported} unsupported")
         return f"{self.total} ops: {', '.join(parts)}"

@@ -110,7 +110,7 @@ def compare(
         precision=precision,
         pinned=pinned or {},
     )
-    names = registry.chips if chips is None else dict.fromkeys(chips)
+    names = _with_twin(registry) if chips is None else dict.fromkeys(chips)
     rows = [_predicted(name, question, registry) for name in names]
     rows += [
         _measured(target, done, workload, registry) for target, done in (measured or {}).items()
@@ -129,6 +129,12 @@ def compare(
         rows=tuple(rows),
         flips=flips(question, aim, rivals),
     )
+
+
+def _with_twin(registry: Registry) -> list[str]:
+    """The chips with a twin, and the broken ones, which get a row that says so."""
+    broken = registry.broken()
+    return [n for n in registry.chips if n in broken or "twin" in registry.chip(n).targets]
 
 
 def _order(row: Row, objective: Objective) -> tuple[bool, float, str]:

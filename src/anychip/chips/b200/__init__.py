@@ -1,8 +1,13 @@
 """NVIDIA B200 SXM (1,000 W)."""
 
 from anychip.compilers.iree import NO_HOPPER
+from anychip.compilers.triton import triton
 from anychip.compilers.xla_gpu import xla_gpu
 from anychip.core import Chip
 from anychip.twin import twin
 
-chip = Chip.beside(__file__, targets={"twin": twin, "xla": xla_gpu}, absent={"iree": NO_HOPPER})
+chip = Chip.beside(
+    __file__,
+    targets={"twin": twin, "triton": triton("sm_100"), "xla": xla_gpu},
+    absent={"iree": NO_HOPPER},
+)

@@ -20,7 +20,7 @@ def xla(chip: Chip) -> Target:
     from anychip.compilers.cache import Cache
     from anychip.compilers.xla import XlaTarget
 
-    return XlaTarget(cache=Cache(read("home") / "xla"))
+    return XlaTarget(cache=Cache.under_home("xla"))
 
 
 def native(chip: Chip) -> Target:
@@ -30,6 +30,13 @@ def native(chip: Chip) -> Target:
     from anychip.compilers.native import NativeTarget
 
     return NativeTarget(packed=read("home") / "packed")
+
+
+def iree(chip: Chip) -> Target:
+    """`cpu:iree`, keeping compiled code under `home`."""
+    from anychip.compilers.iree import host
+
+    return host(chip)
 
 
 def twin(chip: Chip) -> Target:

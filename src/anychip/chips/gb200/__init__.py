@@ -1,7 +1,10 @@
 """NVIDIA GB200 NVL72, one GPU of it (1,200 W)."""
 
 from anychip.compilers.iree import NO_HOPPER
+from anychip.compilers.triton import triton
 from anychip.core import Chip
 from anychip.twin import twin
 
-chip = Chip.beside(__file__, targets={"twin": twin}, absent={"iree": NO_HOPPER})
+chip = Chip.beside(
+    __file__, targets={"twin": twin, "triton": triton("sm_100")}, absent={"iree": NO_HOPPER}
+)

@@ -1,7 +1,10 @@
 """AMD Instinct MI355X."""
 
 from anychip.compilers.iree import iree
+from anychip.compilers.triton import triton
 from anychip.core import Chip
 from anychip.twin import twin
 
-chip = Chip.beside(__file__, targets={"twin": twin, "iree": iree("gfx950")})
+chip = Chip.beside(
+    __file__, targets={"twin": twin, "triton": triton("gfx950"), "iree": iree("gfx950")}
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anychip.core import Target
+from anychip.core import SetupError, Target
 from anychip.core.registry import TargetFactory
 
 if TYPE_CHECKING:
@@ -17,12 +17,38 @@ def iree(profile: str, how: str = "iree") -> TargetFactory:
     def make(chip: Chip) -> Target:
         from anychip.compilers.cache import Cache
         from anychip.compilers.iree.target import IreeTarget
-        from anychip.core.config import read
 
         name = f"{chip.name or chip.spec.name}:{how}"
-        return IreeTarget(name, profile, cache=Cache(read("home") / "iree"))
+        return IreeTarget(name, profile, cache=Cache.under_home("iree"))
 
     return make
+
+
+def host(chip: Chip) -> Target:
+    """`cpu:iree`: compiled for this CPU, and run on it."""
+    from anychip.compilers.cache import Cache
+    from anychip.compilers.iree.target import IreeTarget
+
+    return IreeTarget("cpu:iree", "host", Cache.under_home("iree"), device="cpu")
+
+
+def vulkan(chip: Chip) -> Target:
+    """`vulkan:iree`: for this host's Vulkan device and run there; compile-only without a driver.
+
+    A software driver has sums over 8 lanes where GPUs have 32 or 64: code for those gives wrong
+    numbers on it, so it has a profile of its own.
+    """
+    from anychip.compilers.cache import Cache
+    from anychip.compilers.iree.runtime import vulkan_device
+    from anychip.compilers.iree.target import IreeTarget
+
+    cache = Cache.under_home("iree")
+    try:
+        device = vulkan_device()
+    except SetupError:
+        return IreeTarget("vulkan:iree", "vulkan-baseline", cache)
+    profile = "vulkan-llvmpipe" if device.startswith("llvmpipe") else "vulkan-baseline"
+    return IreeTarget("vulkan:iree", profile, cache, device="vulkan")
 
 
 NO_HOPPER = (

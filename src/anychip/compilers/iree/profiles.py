@@ -56,13 +56,22 @@ PROFILES: Mapping[str, Profile] = {
     **{arch: _cuda(arch) for arch in ("sm_80", "sm_86", "sm_89")},
     **{arch: _rocm(arch) for arch in ("gfx942", "gfx950", "gfx1100")},
     **{
-        f"vulkan-{name}": _vulkan(name) for name in ("ampere", "ada", "rdna3", "valhall4", "adreno")
+        f"vulkan-{name}": _vulkan(name)
+        for name in ("ampere", "ada", "rdna3", "valhall4", "adreno", "llvmpipe")
     },
+    # What every Vulkan device of a phone of 2022 has (Khronos' profile of that name).
+    "vulkan-baseline": _vulkan("vp_android_baseline_2022"),
     "metal": Profile(
         backend="metal-spirv",
         flags=("--iree-metal-target-platform=macos",),
         texts={"msl": ".metal"},
         binaries={},
+    ),
+    "host": Profile(
+        backend="llvm-cpu",
+        flags=("--iree-llvmcpu-target-cpu=host",),
+        texts={"asm": ".s"},
+        binaries={"object": ".o"},
     ),
     "aarch64": _cpu("aarch64-linux-gnu", "--iree-llvmcpu-target-cpu-features=+neon"),
     "apple-m1": _cpu("arm64-apple-macos", "--iree-llvmcpu-target-cpu=apple-m1"),

@@ -1,19 +1,27 @@
-"""Target `chip:iree`: a Module through IREE's compiler in a child process. It compiles only."""
+"""Target `chip:iree`: a Module through IREE's compiler in a child process.
+
+It runs where the device is this host's: its CPU, or what its Vulkan driver drives.
+"""
 
 from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from anychip.compilers.cache import Cache, cache_key
+import numpy as np
+
+from anychip.compilers.bind import check_weights, placed
+from anychip.compilers.cache import Cache, cache_key, cpu_features
 from anychip.compilers.iree.prepare import prepare
 from anychip.compilers.iree.profiles import PROFILES, Profile
+from anychip.compilers.iree.runtime import OnCpu, OnVulkan, Runner, check_types
 from anychip.compilers.ledger import ledger
 from anychip.compilers.store import Parts, cached
 from anychip.compilers.xla_executable import Artifacts
@@ -23,6 +31,7 @@ from anychip.core import (
     Coverage,
     Module,
     Signature,
+    Span,
     Trace,
     UnsupportedError,
     UsageError,
@@ -38,12 +47,19 @@ _ERROR = re.compile(r"^.*?error: (?:(loc\(.*?\)): (?=\S))?(.*)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class IreeTarget:
-    """IREE for one profile. `cache` keeps what it made; None compiles each time."""
+    """IREE for one profile. `cache` keeps what it made; None compiles each time.
+
+    `device` is what of this host the program runs on: cpu, vulkan, or "" for a device elsewhere.
+    """
 
     name: str
     profile: str
     cache: Cache | None = None
-    runs: bool = False
+    device: Literal["", "cpu", "vulkan"] = ""
+
+    @property
+    def runs(self) -> bool:
+        return self.device != ""
 
     @property
     def toolchain(self) -> str:
@@ -56,6 +72,7 @@ class IreeTarget:
         """Compile, or take the result from the cache.
 
         Extra options are iree-compile's own, by name without dashes (`iree-opt-level` = `O2`).
+        On the CPU, `threads` may be 1; else all cores are used.
         Raises SetupError without IREE, UsageError for options that are not its own, CompileError,
         with the place in the model and IREE's log, when it says no, dies or takes too long.
         """
@@ -65,14 +82,32 @@ class IreeTarget:
             raise missing_extra("iree-base-compiler", "iree", self.name) from None
         if self.profile not in PROFILES:
             raise unknown("IREE profile", self.profile, PROFILES)
-        if options.threads is not None:
+        if options.threads is not None and self.device != "cpu":
             raise UsageError(f"{self.name} takes no threads: it compiles for a chip, not this host")
+        if options.threads not in (None, 1):
+            raise UsageError(f"{self.name}: threads may be 1, or left out to use all cores")
         for name in options.extra:
             if not name.startswith("iree-"):
                 raise unknown(f"option of {self.name}", name, ("iree-…",))
-        key = cache_key(module.bytecode, options, self.toolchain)
+        key = cache_key(
+            module.bytecode,
+            replace(options, threads=None),  # the runtime's, not the compiler's
+            self.toolchain,
+            machine=cpu_features() if self.profile == "host" else "",
+        )
         parts = cached(self.cache, key, options.timeout_s, lambda: _compile(self, module, options))
-        return IreeExecutable(self.name, module, parts)
+        return IreeExecutable(self.name, module, parts, self._runner(module, parts, options))
+
+    def _runner(
+        self, module: Module, parts: Parts, options: CompileOptions
+    ) -> Callable[[], Runner] | None:
+        vmfb = parts["vmfb"]
+        if self.device == "cpu":
+            driver = "local-sync" if options.threads == 1 else "local-task"
+            return lambda: OnCpu(module, vmfb, driver)
+        if self.device == "vulkan":
+            return lambda: OnVulkan(module, vmfb, self.name, min(options.timeout_s, 120.0))
+        return None
 
 
 def _compile(target: IreeTarget, module: Module, options: CompileOptions) -> Parts:
@@ -126,10 +161,21 @@ def _explained(
 
 
 class IreeExecutable:
-    """A compiled program: IREE's module file and the device code inside it. It never runs here."""
+    """A compiled program: IREE's module file and the device code inside it.
 
-    def __init__(self, target: str, module: Module, parts: Parts):
+    `runner` loads it, at the first run; None where the device is not here.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        module: Module,
+        parts: Parts,
+        runner: Callable[[], Runner] | None = None,
+    ):
         self.signature: Signature = module.signature
+        self._load = runner
+        self._loaded: Runner | None = None
         self._target, self._module = target, module
         stages: dict[str, Callable[[], str | bytes]] = {
             "stablehlo": lambda: module.text(locations=True)
@@ -148,18 +194,40 @@ class IreeExecutable:
     def _coverage(self) -> Coverage:
         return ledger(self._module)
 
-    def run(self, *inputs: Any) -> Sequence[Any]:
-        """Always raises UnsupportedError: the device is not here."""
-        raise UnsupportedError(
-            f"{self._target} compiled {self._module.name} but cannot run it: the device is not "
-            "here. Use a target that runs, such as cpu:xla."
-        )
+    def run(self, *inputs: Any) -> Sequence[np.ndarray]:
+        """The results as numpy arrays. State is not donated: the arrays given stay as they were.
+
+        Raises UnsupportedError where the device is not here and for arrays narrower than a byte,
+        UsageError for a wrong number, shape or element type, InputError for weights known by shape
+        only, CompileError when the child that runs it dies.
+        """
+        if self._load is None:
+            raise UnsupportedError(
+                f"{self._target} compiled {self._module.name} but cannot run it: the device is not "
+                "here. Use a target that runs, such as cpu:xla."
+            )
+        if self._loaded is None:
+            check_types(self._module, self._target)
+            check_weights(self._module)
+            self._loaded = self._load()
+        return self._loaded(placed(self._module, inputs))
 
     def trace(self, *inputs: Any) -> Trace:
-        """Always raises UnsupportedError: IREE does not say how long its program takes."""
-        raise UnsupportedError(
-            f"{self._target} gives no times: IREE has no cost model. Use the chip's twin."
-        )
+        """One span for a whole run on the CPU, after one to warm up: IREE gives no time per op.
+
+        Raises UnsupportedError on other devices: IREE has no cost model, and a run in a child
+        spends most of its time on files.
+        """
+        if self._load is None or not self._target.startswith("cpu:"):
+            raise UnsupportedError(
+                f"{self._target} gives no times: IREE has no cost model. Use the chip's twin."
+            )
+        self.run(*inputs)
+        start = time.perf_counter()
+        self.run(*inputs)
+        seconds = time.perf_counter() - start
+        span = Span(resource="cpu", op=self._module.name, start_s=0.0, end_s=seconds)
+        return Trace("measured", self._target, (span,), "one span: IREE gives no time per op")
 
 
 def _text(content: bytes) -> Callable[[], str]:

@@ -21,8 +21,7 @@ def libtpu(generation: str, link_model: LinkModel) -> TargetFactory:
     def make(chip: Chip) -> Target:
         from anychip.compilers.cache import Cache
         from anychip.compilers.libtpu.target import LibtpuTarget
-        from anychip.core.config import read
 
-        return LibtpuTarget(chip, generation, link_model, cache=Cache(read("home") / "libtpu"))
+        return LibtpuTarget(chip, generation, link_model, cache=Cache.under_home("libtpu"))
 
     return make

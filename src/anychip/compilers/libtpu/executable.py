@@ -112,7 +112,7 @@ class LibtpuExecutable:
 
     @cached_property
     def _coverage(self) -> Coverage:
-        return ledger(self._module, _emulated)
+        return ledger(self._module, emulated)
 
     @cached_property
     def _profile(self) -> tuple[str, str]:
@@ -132,7 +132,8 @@ class LibtpuExecutable:
         return (text, "") if text else (self._parts["hlo"].decode(), said)
 
 
-def _emulated(op: OpView) -> str:
+def emulated(op: OpView) -> str:
+    """Why a TPU core does this op by other means than its own, "" when it does not."""
     if any(spec.dtype in _WIDE for spec in (*op.inputs, *op.outputs)):
         return "the core has 32-bit lanes: 64-bit numbers are pairs"
     if op.name in ("stablehlo.dot_general", "stablehlo.convolution"):

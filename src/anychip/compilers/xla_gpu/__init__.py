@@ -17,6 +17,5 @@ def xla_gpu(chip: Chip) -> Target:
     """The factory of `chip:xla` for an NVIDIA chip with a device file in its folder."""
     from anychip.compilers.cache import Cache
     from anychip.compilers.xla_gpu.target import XlaGpuTarget
-    from anychip.core.config import read
 
-    return XlaGpuTarget(chip, cache=Cache(read("home") / "xla-gpu"))
+    return XlaGpuTarget(chip, cache=Cache.under_home("xla-gpu"))

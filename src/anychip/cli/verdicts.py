@@ -1,0 +1,250 @@
+"""Ask targets for their verdict on one module: several compilers at a time, numbers checked.
+
+Compilers for absent chips work in child processes, so threads drive them side by side; what runs
+here, and the twins, take turns on the calling thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from anychip.cli.model import Loaded, inputs_for
+from anychip.core import (
+    AnychipError,
+    CompileError,
+    CompileOptions,
+    Coverage,
+    Executable,
+    Module,
+    Registry,
+    RunFolder,
+    SetupError,
+    Target,
+    UsageError,
+    simulates,
+)
+
+Compile = Callable[[Target, Module, CompileOptions], Executable]
+State = Literal["ok", "refused", "missing", "absent"]
+SLOW_STAGES = frozenset({"llo_profile"})
+"""Stages that take another compile to make; left out when all targets are asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one target said of one module. `matched` is None when numbers could not be compared.
+
+    `ledger` has the rows that are not native. `state` tells a compiler's no ("refused") from one
+    that is not installed ("missing") or not to be had ("absent"); only the first is a verdict on
+    the model. `simulated` says what computed the numbers where that was not the chip; `tolerance`
+    is how far they might lie from the reference to count as matched, where it is not that of the
+    types.
+    """
+
+    target: str
+    compiled: bool = False
+    ran: bool = False
+    matched: bool | None = None
+    seconds: float = 0.0
+    error: str | None = None
+    max_rel_err: float | None = None
+    simulated: str = ""
+    tolerance: float | None = None
+    artifacts: list[str] = field(default_factory=list)
+    ops: dict[str, int] | None = None
+    ledger: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+    summary: str = ""
+    toolchain: str = ""
+    state: State = "ok"
+
+    @property
+    def is_no(self) -> bool:
+        """Whether this is a compiler's no, or numbers that differ."""
+        return self.state == "refused" or self.matched is False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inquiry:
+    """A module before its judges. `folder` keeps what they leave; `asks_all` leaves slow stages."""
+
+    loaded: Loaded
+    registry: Registry
+    folder: RunFolder
+    options: CompileOptions
+    compile: Compile
+    seed: int = 0
+    asks_all: bool = False
+    _shared: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+    _reference: list[Any] = field(default_factory=list[Any])
+
+    def ask(
+        self, names: Sequence[str], tell: Callable[[str, bool], None], workers: int = 2
+    ) -> list[Verdict]:
+        """A verdict for each name, in order. `tell(name, done)` hears when each starts and ends."""
+        verdicts: dict[str, Verdict] = {}
+        targets: dict[str, Target] = {}
+        for name in names:
+            made = self._target(name)
+            if isinstance(made, Verdict):
+                verdicts[name] = made
+                tell(name, True)
+            else:
+                targets[name] = made
+        here = [n for n, t in targets.items() if t.runs or n.endswith(":twin")]
+
+        def judge(name: str) -> Verdict:
+            tell(name, False)
+            found = self._verdict(name, targets[name])
+            tell(name, True)
+            return found
+
+        with ThreadPoolExecutor(workers, thread_name_prefix="anychip-compile") as pool:
+            elsewhere = {pool.submit(judge, n): n for n in targets if n not in here}
+            try:
+                for name in here:
+                    verdicts[name] = judge(name)
+                for done in as_completed(elsewhere):
+                    verdicts[elsewhere[done]] = done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return [verdicts[name] for name in names]
+
+    def _target(self, name: str) -> Target | Verdict:
+        chip, _, how = name.partition(":")
+        absent = self.registry.chip(chip).absent
+        if self.asks_all and how in absent:
+            return Verdict(target=name, state="absent", error=absent[how])
+        try:
+            return self.registry.target(name)
+        except SetupError as error:
+            return Verdict(target=name, state="missing", error=str(error))
+
+    def _verdict(self, name: str, target: Target) -> Verdict:
+        module = self.loaded.module
+        start = time.perf_counter()
+        known: dict[str, Any] = {"target": name, "toolchain": target.toolchain}
+        try:
+            executable = self.compile(target, module, self.options)
+        except SetupError as error:
+            return Verdict(**known, state="missing", error=str(error))
+        except AnychipError as error:
+            if isinstance(error, UsageError) and not self.asks_all:
+                raise
+            known["seconds"] = time.perf_counter() - start
+            if isinstance(error, CompileError) and error.log:
+                known["artifacts"] = [self._keep(name, "log.txt", error.log)]
+            return Verdict(**known, state="refused", error=str(error))
+        known["seconds"] = time.perf_counter() - start
+        known["artifacts"] = [
+            self._keep(name, stage, executable.artifacts[stage])
+            for stage in executable.artifacts
+            if not (self.asks_all and stage in SLOW_STAGES)
+        ]
+        coverage = executable.coverage
+        known |= {
+            "compiled": coverage.count("unsupported") == 0,
+            "ops": coverage.to_json(),
+            "ledger": [row.to_json() for row in coverage.rows if row.fate != "native"],
+            "summary": coverage.summary(),
+        }
+        if not known["compiled"]:
+            known |= {"error": _unsupported(coverage), "state": "refused"}
+        simulated = simulates(target)
+        if not target.runs or module.weights.is_shape_only or not known["compiled"]:
+            return Verdict(**known)
+        if self.asks_all and simulated:  # half a hundred twins; ask one by name for its numbers
+            return Verdict(**known)
+        try:
+            inputs = inputs_for(self.loaded, (), self.seed)
+            results = [_as_numpy(r) for r in executable.run(*inputs)]
+        except AnychipError as error:
+            return Verdict(**{**known, "error": str(error)})
+        tolerance = getattr(executable, "tolerance", None)
+        worst, matched = near(self._wanted(), results, tolerance)
+        return Verdict(
+            **known,
+            ran=True,
+            matched=matched,
+            max_rel_err=worst,
+            simulated=simulated,
+            tolerance=tolerance,
+        )
+
+    def _keep(self, target: str, stage: str, content: str | bytes) -> str:
+        """Write a stage, once for all targets that leave the same; returns its path."""
+        key = (stage, hash(content))
+        if key not in self._shared:
+            folder = "" if stage == "stablehlo" else f"{target.replace(':', '-')}/"
+            self._shared[key] = str(self.folder.write(f"{folder}{stage}", content))
+        return self._shared[key]
+
+    def _wanted(self) -> list[Any]:
+        if not self._reference:
+            inputs = inputs_for(self.loaded, (), self.seed)
+            self._reference.extend(reference(self.loaded.module, inputs))
+        return self._reference
+
+
+def _unsupported(coverage: Coverage) -> str:
+    rows = [r for r in coverage.rows if r.fate == "unsupported"]
+    return "; ".join(f"{r.op} ×{r.count} at {r.origin}: {r.why}" for r in rows[:5])
+
+
+def _as_numpy(value: Any) -> Any:
+    import numpy as np
+
+    return np.array(value)  # a copy: the next run may reuse a donated buffer
+
+
+def compare_numbers(
+    module: Module, inputs: list[Any], results: list[Any], tolerance: float | None = None
+) -> tuple[float, bool]:
+    """(largest max|Δ| / max|ref| over the results, whether that is near enough).
+
+    The reference is the op table's meanings, which XLA runs on this host: for `cpu:xla` this
+    checks binding, donation and fusion, not XLA's arithmetic. `tolerance` replaces that of the
+    element types, for a target whose arithmetic is narrower than the program's.
+    """
+    return near(reference(module, inputs), results, tolerance)
+
+
+def reference(module: Module, inputs: list[Any]) -> list[Any]:
+    """What the op table says the results are."""
+    import numpy as np
+
+    from anychip.ops.interp import evaluate
+
+    given = iter(inputs)
+    arguments = [
+        module.weights[a.name].array() if a.role == "weight" else next(given)
+        for a in module.signature.arguments
+    ]
+    return [np.array(one) for one in evaluate(module, *arguments)]
+
+
+def near(
+    references: Sequence[Any], results: Sequence[Any], tolerance: float | None = None
+) -> tuple[float, bool]:
+    """(largest max|Δ| / max|ref| over the results, whether that is near enough)."""
+    import numpy as np
+
+    worst, matched = 0.0, True
+    for wanted, result in zip(references, results, strict=True):
+        if wanted.dtype.kind in "biu":
+            matched &= bool(np.array_equal(wanted, result))
+            continue
+        kind = np.complex128 if wanted.dtype.kind == "c" else np.float64
+        exact, got = wanted.astype(kind), result.astype(kind)
+        scale = float(np.max(np.abs(exact), initial=0.0, where=np.isfinite(exact)))
+        same = (exact == got) | (np.isnan(exact) & np.isnan(got))
+        difference = np.where(same, 0.0, np.abs(exact - got))
+        error = float(np.max(difference, initial=0.0)) / (scale or 1.0)
+        worst = max(worst, error)
+        own = 1e-3 if wanted.dtype.itemsize >= 4 else 2e-2
+        matched &= error <= max(own, tolerance or 0.0)
+    return worst, matched

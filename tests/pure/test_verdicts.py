@@ -1,0 +1,117 @@
+"""Asking many targets: one verdict each, in order, whatever they do."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from anychip.cli.model import Loaded
+from anychip.cli.verdicts import Inquiry
+from anychip.core import (
+    Chip,
+    CompileError,
+    CompileOptions,
+    Coverage,
+    Module,
+    OpCoverage,
+    Registry,
+    RunFolder,
+    SetupError,
+    UnsupportedError,
+    UsageError,
+)
+
+TEXT = """
+module @one { func.func public @main(%x: tensor<4xf32>) -> tensor<4xf32> {
+  %0 = stablehlo.tanh %x : tensor<4xf32> return %0 : tensor<4xf32> } }
+"""
+
+
+class Made:
+    def __init__(self, module: Module):
+        self.signature = module.signature
+        self.artifacts = {"stablehlo": module.text(), "code": b"\x7fELF"}
+        self.coverage = Coverage((OpCoverage(op="stablehlo.tanh", fate="native"),))
+
+    def run(self, *inputs):
+        raise UnsupportedError("not here")
+
+    trace = run
+
+
+class Fake:
+    """A compiler that does what its name says."""
+
+    runs, toolchain = False, "fake 1"
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def compile(self, module: Module, options: CompileOptions) -> Made:
+        how = self.name.split(":")[1]
+        errors = {
+            "no": CompileError("the compiler says no", log="line 1\nline 2"),
+            "missing": SetupError("needs a package"),
+            "usage": UsageError("takes fixed shapes"),
+        }
+        if how in errors:
+            raise errors[how]
+        return Made(module)
+
+
+def _registry(*hows: str, absent: dict[str, str] | None = None) -> Registry:
+    def spec():
+        raise AssertionError("a verdict needs no figures")
+
+    targets = {how: (lambda chip, how=how: Fake(f"c:{how}")) for how in hows}
+    chip = Chip(spec, targets, absent or {}, name="c")
+    return Registry({"c": lambda: chip}, {"c": "test 1"})
+
+
+def _inquiry(tmp_path: Path, registry: Registry, *, asks_all: bool = True) -> Inquiry:
+    return Inquiry(
+        loaded=Loaded(Module.from_mlir(TEXT), {}),
+        registry=registry,
+        folder=RunFolder.new(tmp_path, "compile", "one", datetime(2026, 1, 1)),
+        options=CompileOptions(),
+        compile=lambda target, module, options: target.compile(module, options),
+        asks_all=asks_all,
+    )
+
+
+def test_every_target_gets_one_verdict_in_order_and_failures_stay_apart(tmp_path):
+    hows = ("a", "missing", "no", "usage", "z")
+    registry = _registry(*hows, absent={"sdk": "behind a login; the twin stands in"})
+    names = [*(f"c:{how}" for how in hows), "c:sdk"]
+    told: list[tuple[str, bool]] = []
+    lock = threading.Lock()
+
+    def tell(name: str, is_done: bool) -> None:
+        with lock:
+            told.append((name, is_done))
+
+    verdicts = _inquiry(tmp_path, registry).ask(names, tell)
+    assert [v.target for v in verdicts] == names
+    assert [v.state for v in verdicts] == ["ok", "missing", "refused", "refused", "ok", "absent"]
+    assert [v.is_no for v in verdicts] == [False, False, True, True, False, False]
+    assert sorted(name for name, is_done in told if is_done) == sorted(names)
+    assert "behind a login" in (verdicts[5].error or "")
+
+
+def test_a_refusal_keeps_its_log_and_equal_stages_are_written_once(tmp_path):
+    verdicts = _inquiry(tmp_path, _registry("a", "no", "z")).ask(
+        ["c:a", "c:no", "c:z"], lambda name, is_done: None
+    )
+    (log,) = verdicts[1].artifacts
+    assert Path(log).read_text() == "line 1\nline 2"
+    assert verdicts[0].artifacts == verdicts[2].artifacts
+    assert all(Path(path).is_file() for path in verdicts[0].artifacts)
+
+
+def test_asked_by_name_a_wrong_use_is_an_error(tmp_path):
+    inquiry = _inquiry(tmp_path, _registry("usage"), asks_all=False)
+    with pytest.raises(UsageError, match="fixed shapes"):
+        inquiry.ask(["c:usage"], lambda name, is_done: None)
