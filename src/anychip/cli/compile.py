@@ -81,6 +81,7 @@ def compile(
     )
     asks_all = target == ["all"]
     names = _targets(target)
+    options = CompileOptions(timeout_s=read("child_timeout"), extra=_extra(option, shards))
     loaded = load_module(model, choice)
     module = loaded.module
     if asks_all and module.signature.symbols:
@@ -93,7 +94,7 @@ def compile(
         loaded=loaded,
         registry=registry,
         folder=RunFolder.new(read("runs"), "compile", model, datetime.now()),
-        options=CompileOptions(timeout_s=read("child_timeout"), extra=_extra(option, shards)),
+        options=options,
         seed=seed,
         asks_all=asks_all,
         compile=_compiler(registry, fallback),
