@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from anychip.core import LanguageModel, Precision, Weights
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -108,5 +110,43 @@ def one_node() -> Callable[..., bytes]:
         if domain:
             imports.append(helper.make_opsetid(domain, 3 if domain == "ai.onnx.ml" else 1))
         return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., LanguageModel]:
+    """`tiny(seed=0, tokenizer=None, **changes)`: a random two-layer LanguageModel, alike for equal
+    seeds whatever the precision; `changes` are fields of its TransformerConfig."""
+    from anychip.frontends.llm import PRECISIONS, Rope, TransformerConfig, language_model
+    from anychip.frontends.llm.encode import encode
+    from anychip.frontends.llm.weights import weight_specs
+
+    sizes: dict[str, Any] = {
+        **{"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 96},
+        **{"vocabulary": 97, "context": 64, "norm_eps": 1e-6, "rope": Rope(theta=10000.0)},
+    }
+
+    def make(seed: int = 0, tokenizer: Any = None, **changes: Any) -> LanguageModel:
+        config = TransformerConfig(family="tiny", **{**sizes, **changes})
+
+        def bind(precision: Precision) -> Weights:
+            dice = np.random.default_rng(seed)
+            arrays: dict[str, np.ndarray] = {}
+            for spec in weight_specs(config, precision):
+                scale = 1.0 if spec.name.endswith("norm") else 0.2
+                values = scale * dice.standard_normal(spec.shape).astype(np.float32)
+                made = encode(spec, values)
+                arrays.update({a.name: m for a, m in zip(spec.arguments, made, strict=True)})
+            return Weights.from_arrays(arrays)
+
+        return language_model(
+            config,
+            name="tiny",
+            source="made up",
+            bind=bind,
+            native=PRECISIONS["f32"],
+            tokenizer=tokenizer,
+        )
 
     return make

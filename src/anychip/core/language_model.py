@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from anychip.core.module import Module
+from anychip.core.signature import Argument
 from anychip.core.weights import Weights
 
 
@@ -57,6 +58,20 @@ class Precision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PagedShape:
+    """The sizes of a paged step: `tokens` of up to `sequences` sequences, whose logits are wanted
+    for the last `rows` of them; `pages` of `page_tokens` tokens in all, `table` of them for one
+    sequence at most."""
+
+    tokens: int
+    rows: int
+    sequences: int
+    pages: int
+    page_tokens: int
+    table: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """Shape facts every consumer may rely on, whatever the architecture."""
 
@@ -77,7 +92,14 @@ class LanguageModel:
     and gives `logits` f32[batch, vocabulary] of each sequence's last token plus the updated state.
     `decode(batch, context, precision)` is the same with length 1. Weights are arguments of both
     under the same names. `bind(precision)` gives the weights in that precision (shape only for
-    catalogue models). `cache(batch, context, precision)` lists (name, shape, dtype) of the state.
+    catalogue models).
+
+    `step(shape, precision)` is a step over tokens of many sequences, whose KV cache lies in pages:
+    inputs `tokens` i32[tokens], `places` i32[2, tokens] (each token's sequence, and its position in
+    it) and `table` i32[sequences, table] (each sequence's pages), state = a pool of pages for each
+    layer's keys and values, [pages, heads, page_tokens, width]; `logits` f32[rows, vocabulary] of
+    the last `rows` tokens. Tokens may come in any order: all are cached before any attends. It is
+    None where a model has no such step. `step_state(shape, precision)` says what its state is.
     """
 
     name: str
@@ -87,6 +109,8 @@ class LanguageModel:
     decode: Callable[[int, int, Precision], Module]
     bind: Callable[[Precision], Weights]
     source: str
+    step: Callable[[PagedShape, Precision], Module] | None = None
+    step_state: Callable[[PagedShape, Precision], tuple[Argument, ...]] | None = None
     tokenizer: Tokenizer | None = None
     chat: ChatTemplate | None = None
     licence: str = ""

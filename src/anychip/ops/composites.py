@@ -24,6 +24,7 @@ from anychip.ops.composite_matmul import (
     quantized_matmul,
     scaled_matmul,
 )
+from anychip.ops.composite_paged import paged_attention, paged_update
 from anychip.ops.composite_pointwise import (
     gelu,
     layer_norm,
@@ -51,6 +52,8 @@ COMPOSITES: Mapping[str, Composite] = MappingProxyType(
             window_attention,
             latent_attention,
             cache_update,
+            paged_attention,
+            paged_update,
             quantized_matmul,
             scaled_matmul,
             grouped_matmul,
@@ -84,6 +87,8 @@ __all__ = [
     "grouped_scaled_matmul",
     "latent_attention",
     "layer_norm",
+    "paged_attention",
+    "paged_update",
     "quantized_matmul",
     "rms_norm",
     "rope",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
-from anychip.core.language_model import ChatTemplate, LanguageModel, Precision, Tokenizer
+from anychip.core.language_model import (
+    ChatTemplate,
+    LanguageModel,
+    PagedShape,
+    Precision,
+    Tokenizer,
+)
 from anychip.core.module import Module
 from anychip.core.weights import Weight, Weights
 from anychip.frontends.llm.config import TransformerConfig
 from anychip.frontends.llm.precision import PRECISIONS
-from anychip.frontends.llm.weights import facts, weight_specs
+from anychip.frontends.llm.weights import facts, page_specs, weight_specs
 
 
 def language_model(
@@ -49,6 +55,20 @@ def language_model(
             weights=bound(precision),
         )
 
+    @lru_cache(maxsize=16)
+    def build_paged(shape: PagedShape, precision: Precision) -> Module:
+        from anychip.frontends.llm.transformer import build_paged_step
+
+        return build_paged_step(
+            config,
+            name=f"{name}-step",
+            shape=shape,
+            precision=precision,
+            stored=stored,
+            weights=bound(precision),
+        )
+
+    has_pages = config.mla is None
     return LanguageModel(
         name=name,
         facts=facts(config),
@@ -57,6 +77,8 @@ def language_model(
         decode=lambda batch, context, precision: build(batch, 1, context, precision),
         bind=bound,
         source=source,
+        step=build_paged if has_pages else None,
+        step_state=partial(page_specs, config) if has_pages else None,
         tokenizer=tokenizer,
         chat=chat,
         licence=licence,

@@ -1,4 +1,5 @@
-"""A TransformerConfig as StableHLO: one step over `length` new tokens, prefill or decode alike.
+"""A TransformerConfig as StableHLO: one step over `length` new tokens, prefill or decode alike, or
+over tokens of many sequences whose caches lie in pages.
 
 Layers of one kind are one function of the module, called once a layer with that layer's weights.
 """
@@ -13,17 +14,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from anychip.core.errors import UsageError
-from anychip.core.language_model import Precision
+from anychip.core.language_model import PagedShape, Precision
 from anychip.core.module import Module
 from anychip.core.origin import scope
 from anychip.core.signature import Argument
 from anychip.core.weights import Weights
-from anychip.frontends.llm.attention import State, attend
+from anychip.frontends.llm.attention import Paged, State, attend
 from anychip.frontends.llm.config import LayerKind, TransformerConfig
 from anychip.frontends.llm.linear import Layer, product
 from anychip.frontends.llm.mla import attend_latent
 from anychip.frontends.llm.moe import mix_experts
-from anychip.frontends.llm.weights import WeightSpec, cache_specs, weight_specs
+from anychip.frontends.llm.weights import WeightSpec, cache_specs, page_specs, weight_specs
 from anychip.frontends.trace import to_module
 
 
@@ -58,8 +59,44 @@ def build_step(
         Argument("tokens", (batch, length), "i32"),
         Argument("start", (batch,), "i32"),
     )
+    return _module(config, name, precision, specs, state, arguments, weights)
+
+
+def build_paged_step(
+    config: TransformerConfig,
+    *,
+    name: str,
+    shape: PagedShape,
+    precision: Precision,
+    stored: Mapping[str, str] | None = None,
+    weights: Weights = Weights(),
+) -> Module:
+    """The module of LanguageModel.step. Raises UsageError for sizes that cannot be, and
+    UnsupportedError for latent attention."""
+    specs = weight_specs(config, precision, stored)
+    state = page_specs(config, shape, precision)
+    arguments = (
+        *(argument for spec in specs for argument in spec.arguments),
+        *state,
+        Argument("tokens", (shape.tokens,), "i32"),
+        Argument("places", (2, shape.tokens), "i32"),
+        Argument("table", (shape.sequences, shape.table), "i32"),
+    )
+    return _module(config, name, precision, specs, state, arguments, weights, rows=shape.rows)
+
+
+def _module(
+    config: TransformerConfig,
+    name: str,
+    precision: Precision,
+    specs: Sequence[WeightSpec],
+    state: Sequence[Argument],
+    arguments: Sequence[Argument],
+    weights: Weights,
+    rows: int = 0,
+) -> Module:
     names = [argument.name for argument in arguments]
-    step = _step(config, precision, specs, [s.name for s in state])
+    step = _step(config, precision, specs, [s.name for s in state], rows)
     return to_module(
         lambda *arrays: step(dict(zip(names, arrays, strict=True))),
         arguments,
@@ -78,8 +115,9 @@ def _step(
     precision: Precision,
     specs: Sequence[WeightSpec],
     state: Sequence[str],
+    rows: int,
 ) -> Step:
-    """The whole model as a function of its arguments by name."""
+    """The whole model as a function of its arguments by name; paged with `rows` of logits."""
     outer, layers = _by_layer(config, specs)
     functions: dict[tuple[Any, ...], Any] = {}
 
@@ -93,12 +131,16 @@ def _step(
 
     def step(arrays: Mapping[str, Any]) -> list[Any]:
         around = Layer(config, precision, outer, arrays)
-        tokens, start = arrays["tokens"], arrays["start"]
+        if rows:
+            tokens, positions = arrays["tokens"][None], arrays["places"][1:]
+            start = Paged(arrays["table"], arrays["places"])
+        else:
+            tokens, start = arrays["tokens"], arrays["start"]
+            positions = start[:, None] + lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
         with jax.named_scope(scope("embed")):
             x = around.rows("embed", tokens)
             if config.embedding_scale != 1.0:
                 x = x * jnp.asarray(config.embedding_scale, x.dtype)
-            positions = start[:, None] + lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
         turns = {
             rope: jnp.asarray(rope.inverse_frequencies(config.rotated))
             for rope in dict.fromkeys(config.rope_of(index) for index in range(config.layers))
@@ -113,7 +155,7 @@ def _step(
                 x, new = function(index)(own, x, caches, start, positions, turn)
             updated.update({prefix + n: value for n, value in new.items()})
         with jax.named_scope(scope("head")):
-            logits = _head(around, x[:, -1])
+            logits = _head(around, x[0, -rows:] if rows else x[:, -1])
         return [logits, *(updated[n] for n in state)]
 
     return step

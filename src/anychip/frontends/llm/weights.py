@@ -12,8 +12,8 @@ from typing import Literal
 
 from anychip.core.blocks import BLOCK_FORMATS
 from anychip.core.dtypes import DTYPES, dtype
-from anychip.core.errors import InputError, UsageError, unknown
-from anychip.core.language_model import Facts, Precision
+from anychip.core.errors import InputError, UnsupportedError, UsageError, unknown
+from anychip.core.language_model import Facts, PagedShape, Precision
 from anychip.core.signature import Argument
 from anychip.frontends.llm.config import TransformerConfig
 
@@ -269,3 +269,29 @@ def cache_specs(
         for name in ("k", "v"):
             made.append(Argument(f"layers.{layer}.{name}", shape, precision.cache, "state"))
     return tuple(made)
+
+
+def page_specs(
+    config: TransformerConfig, shape: PagedShape, precision: Precision
+) -> tuple[Argument, ...]:
+    """The state arguments of a paged step: `layers.{i}.k` and `layers.{i}.v`
+    [pages, kv_heads, page_tokens, head_dim], for window layers too (they see less, not hold less).
+
+    Raises UnsupportedError for latent attention.
+    """
+    if config.mla is not None:
+        raise UnsupportedError(
+            f"{config.family} caches latents, for which there is no paged step; "
+            "generate with prefill and decode"
+        )
+    for name in ("tokens", "rows", "sequences", "pages", "page_tokens", "table"):
+        if getattr(shape, name) < 1:
+            raise UsageError(f"{name} = {getattr(shape, name)} must be at least 1")
+    if shape.rows > shape.tokens:
+        raise UsageError(f"rows = {shape.rows} of {shape.tokens} tokens cannot have logits")
+    sizes = (shape.pages, config.kv_heads, shape.page_tokens, config.head_dim)
+    return tuple(
+        Argument(f"layers.{layer}.{name}", sizes, precision.cache, "state")
+        for layer in range(config.layers)
+        for name in ("k", "v")
+    )

@@ -1,0 +1,89 @@
+"""Steps over pages give the numbers of prefill and decode: every kind of layer that has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anychip.compilers.xla import XlaTarget
+from anychip.core import CompileOptions, PagedShape
+from anychip.frontends.llm import MLA, PRECISIONS, MoE
+
+CONTEXT = 64
+KINDS = {
+    "plain": {},
+    "window": {"window": 5, "global_every": 2},
+    "sinks": {"sinks": True, "qk_norm": True, "tied_embeddings": True, "window": 4},
+    "experts": {"moe": MoE(experts=5, active=2, ffn=48), "ffn": 0},
+}
+SHAPE = PagedShape(tokens=12, rows=3, sequences=3, pages=9, page_tokens=4, table=4)
+
+
+def run(executable, state, **inputs):
+    values = {**state, **inputs}
+    arguments = [a for a in executable.signature.arguments if a.role != "weight"]
+    outputs = executable.run(*(values[a.name] for a in arguments))
+    named = {
+        r.updates or r.name: o for r, o in zip(executable.signature.results, outputs, strict=True)
+    }
+    logits = np.array(named.pop("logits"))
+    return logits, named
+
+
+def blank(module):
+    return {
+        a.name: np.zeros([int(d) for d in a.shape], np.float32)
+        for a in module.signature.named("state")
+    }
+
+
+def unpaged(model, target, precision, tokens, count):
+    """Logits f32[count, vocabulary] after each of the last `count` tokens."""
+    module = model.decode(1, CONTEXT, precision).with_weights(model.bind(precision))
+    executable, state, out = target.compile(module, CompileOptions()), blank(module), []
+    for at, token in enumerate(tokens):
+        logits, state = run(
+            executable,
+            state,
+            tokens=np.array([[token]], np.int32),
+            start=np.array([at], np.int32),
+        )
+        out.append(logits[0])
+    return np.array(out[-count:])
+
+
+def paged(model, target, precision, sequences):
+    """The last logits of each sequence, their tokens spread over two steps and scattered pages."""
+    module = model.step(SHAPE, precision).with_weights(model.bind(precision))
+    executable, state = target.compile(module, CompileOptions()), blank(module)
+    table = np.array([[7, 2, 5, 8], [1, 0, 8, 8], [8, 8, 8, 8]], np.int32)
+    first = [(s, p) for s, tokens in enumerate(sequences) for p in range(len(tokens) - 2)]
+    second = [(s, len(t) - 2) for s, t in enumerate(sequences)]
+    last = [(s, len(t) - 1) for s, t in enumerate(sequences)]
+    for cells in (first, [*second, *last]):
+        padded = [(2, 0)] * (SHAPE.tokens - len(cells)) + cells
+        ids = [sequences[s][p] if s < len(sequences) else 0 for s, p in padded]
+        logits, state = run(
+            executable,
+            state,
+            tokens=np.array(ids, np.int32),
+            places=np.array(padded, np.int32).T.copy(),
+            table=table,
+        )
+    return logits[-len(sequences) :]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_paged_steps_equal_prefill_and_decode(kind, tiny):
+    model, target, precision = tiny(**KINDS[kind]), XlaTarget("cpu:xla"), PRECISIONS["f32"]
+    sequences = [[5, 9, 2, 44, 17, 3, 8, 90], [60, 1, 33, 5]]
+    got = paged(model, target, precision, sequences)
+    for row, tokens in zip(got, sequences, strict=True):
+        (want,) = unpaged(model, target, precision, tokens, 1)
+        assert np.abs(row - want).max() <= 1e-5 * np.abs(want).max()
+        assert np.argmax(row) == np.argmax(want)
+
+
+def test_latent_attention_has_no_paged_step(tiny):
+    model = tiny(kv_heads=4, mla=MLA(kv_rank=12, nope_dim=8, rope_dim=4, value_dim=6, q_rank=16))
+    assert model.step is None
