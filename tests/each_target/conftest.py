@@ -111,13 +111,24 @@ def one_node() -> Callable[..., bytes]:
             imports.append(helper.make_opsetid(domain, 3 if domain == "ai.onnx.ml" else 1))
         return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
 
-    return make
+    made: dict[str, LanguageModel] = {}
+
+    def shared(tokenizer: Any = None, **options: Any) -> LanguageModel:
+        if tokenizer is not None:
+            return make(tokenizer=tokenizer, **options)
+        key = repr(sorted(options.items()))
+        if key not in made:
+            made[key] = make(**options)
+        return made[key]
+
+    return shared
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., LanguageModel]:
     """`tiny(seed=0, tokenizer=None, **changes)`: a random two-layer LanguageModel, alike for equal
-    seeds whatever the precision; `changes` are fields of its TransformerConfig."""
+    seeds whatever the precision; `changes` are fields of its TransformerConfig. Equal calls without
+    a tokenizer give the same object."""
     from anychip.frontends.llm import PRECISIONS, Rope, TransformerConfig, language_model
     from anychip.frontends.llm.encode import encode
     from anychip.frontends.llm.weights import weight_specs
@@ -149,4 +160,14 @@ def tiny() -> Callable[..., LanguageModel]:
             tokenizer=tokenizer,
         )
 
-    return make
+    made: dict[str, LanguageModel] = {}
+
+    def shared(tokenizer: Any = None, **options: Any) -> LanguageModel:
+        if tokenizer is not None:
+            return make(tokenizer=tokenizer, **options)
+        key = repr(sorted(options.items()))
+        if key not in made:
+            made[key] = make(**options)
+        return made[key]
+
+    return shared

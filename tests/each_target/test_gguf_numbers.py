@@ -21,14 +21,7 @@ from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions, Executable, LanguageModel, dtype
 from anychip.frontends.gguf import load_gguf
 from anychip.frontends.llm.precision import PRECISIONS
-from anychip.llm.generate import (
-    Runner,
-    Sampling,
-    Stop,
-    chat_ids,
-    compile_runner,
-    prompt_ids,
-)
+from anychip.llm import Runner, Sampling, Stop, chat_ids, compile_runner, prompt_ids
 
 TOLERANCE = 1e-3
 PROMPT = "The capital of France is"

@@ -16,7 +16,10 @@ KINDS = {
     "sinks": {"sinks": True, "qk_norm": True, "tied_embeddings": True, "window": 4},
     "experts": {"moe": MoE(experts=5, active=2, ffn=48), "ffn": 0},
 }
-SHAPE = PagedShape(tokens=12, rows=3, sequences=3, pages=9, page_tokens=4, table=4)
+SHAPES = {
+    "cpu:xla": PagedShape(tokens=12, rows=3, sequences=3, pages=9, page_tokens=4, table=4),
+    "cpu:native": PagedShape(tokens=40, rows=3, sequences=3, pages=9, page_tokens=16, table=4),
+}
 
 
 def run(executable, state, **inputs):
@@ -52,16 +55,18 @@ def unpaged(model, target, precision, tokens, count):
     return np.array(out[-count:])
 
 
-def paged(model, target, precision, sequences):
+def paged(model, target, precision, sequences, threads=None):
     """The last logits of each sequence, their tokens spread over two steps and scattered pages."""
-    module = model.step(SHAPE, precision).with_weights(model.bind(precision))
-    executable, state = target.compile(module, CompileOptions()), blank(module)
+    shape = SHAPES[target.name]
+    module = model.step(shape, precision).with_weights(model.bind(precision))
+    executable = target.compile(module, CompileOptions(threads=threads))
+    state = blank(module)
     table = np.array([[7, 2, 5, 8], [1, 0, 8, 8], [8, 8, 8, 8]], np.int32)
     first = [(s, p) for s, tokens in enumerate(sequences) for p in range(len(tokens) - 2)]
     second = [(s, len(t) - 2) for s, t in enumerate(sequences)]
     last = [(s, len(t) - 1) for s, t in enumerate(sequences)]
     for cells in (first, [*second, *last]):
-        padded = [(2, 0)] * (SHAPE.tokens - len(cells)) + cells
+        padded = [(2, 0)] * (shape.tokens - len(cells)) + cells
         ids = [sequences[s][p] if s < len(sequences) else 0 for s, p in padded]
         logits, state = run(
             executable,
@@ -87,3 +92,16 @@ def test_paged_steps_equal_prefill_and_decode(kind, tiny):
 def test_latent_attention_has_no_paged_step(tiny):
     model = tiny(kv_heads=4, mla=MLA(kv_rank=12, nope_dim=8, rope_dim=4, value_dim=6, q_rank=16))
     assert model.step is None
+
+
+@pytest.mark.parametrize(("kind", "threads"), [("plain", 1), ("window", 3)])
+def test_native_kernels_over_pages_equal_xla(kind, threads, tiny):
+    pytest.importorskip("llvmlite")
+    from anychip.compilers.native import NativeTarget
+
+    model, precision = tiny(**KINDS[kind]), PRECISIONS["f32"]
+    sequences = [[5, 9, 2, 44, 17, 3, 8, 90] * 4 + [1, 2], [60, 1, 33, 5]]
+    got = paged(model, NativeTarget(), precision, sequences, threads)
+    for row, tokens in zip(got, sequences, strict=True):
+        (want,) = unpaged(model, XlaTarget("cpu:xla"), precision, tokens, 1)
+        assert np.abs(row - want).max() <= 1e-4 * np.abs(want).max()

@@ -23,16 +23,8 @@ from anychip.core import (
     UsageError,
     Weights,
 )
-from anychip.llm.generate import (
-    Piece,
-    Sampling,
-    Stop,
-    chat_ids,
-    compile_runner,
-    generate,
-    prompt_ids,
-    sample,
-)
+from anychip.llm.generate import Piece, chat_ids, compile_runner, generate, prompt_ids
+from anychip.llm.text import Stop
 
 VOCABULARY, CONTEXT = 64, 128
 
@@ -240,41 +232,6 @@ def test_seconds_count_from_the_call():
     ticks = itertools.count(100.0)
     pieces = _run([1], max_new=3, clock=lambda: next(ticks))
     assert [p.seconds for p in pieces] == [1.0, 2.0, 3.0]
-
-
-def test_equal_seeds_draw_alike_and_others_do_not():
-    logits = np.linspace(0, 1, 50).astype(np.float32)
-
-    def draws(seed: int) -> list[int]:
-        random = np.random.default_rng(seed)
-        return [sample(logits, Sampling(temperature=1.0), random) for _ in range(20)]
-
-    assert draws(1) == draws(1)
-    assert draws(1) != draws(2)
-
-
-def test_sampling_follows_the_distribution():
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    random = np.random.default_rng(0)
-
-    def shares(**options: Any) -> np.ndarray:
-        sampling = Sampling(temperature=1.0, **options)
-        drawn = [sample(logits, sampling, random) for _ in range(4000)]
-        return np.bincount(drawn, minlength=4) / 4000
-
-    np.testing.assert_allclose(shares(), [0.5, 0.3, 0.15, 0.05], atol=0.03)
-    np.testing.assert_allclose(shares(top_k=2), [0.625, 0.375, 0, 0], atol=0.03)
-    np.testing.assert_allclose(shares(top_p=0.75), [0.625, 0.375, 0, 0], atol=0.03)
-    np.testing.assert_allclose(shares(top_p=0.4), [1, 0, 0, 0])
-    assert sample(logits, Sampling(), random) == 0
-
-
-@pytest.mark.parametrize(
-    "options", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"seed": -1}]
-)
-def test_senseless_sampling_is_refused(options: dict[str, Any]):
-    with pytest.raises(UsageError, match=next(iter(options))):
-        Sampling(**options)
 
 
 def test_an_empty_prompt_starts_with_bos_or_is_refused():

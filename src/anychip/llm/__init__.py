@@ -3,19 +3,20 @@
 from anychip.llm.generate import (
     Piece,
     Runner,
-    Sampling,
-    Stop,
     chat_ids,
     compile_runner,
     generate,
     prompt_ids,
 )
 from anychip.llm.measure import Timing, time_steps
+from anychip.llm.sampling import Logprobs, Sampling
 from anychip.llm.scheduler import Batch, Limits, Request, Slice
+from anychip.llm.text import Stop
 
 __all__ = [
     "Batch",
     "Limits",
+    "Logprobs",
     "Piece",
     "Request",
     "Runner",

@@ -18,58 +18,29 @@ from anychip.core import (
     LanguageModel,
     Precision,
     Target,
-    TextStream,
     UsageError,
     dtype,
 )
+from anychip.llm.sampling import History, Logprobs, Sampling, draw, logprobs
+from anychip.llm.text import Stop, TextOut
 
 BUCKETS = (16, 64, 256, 512)
 """Lengths a prefill is compiled for; longer prompts go through in pieces of the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is drawn. Temperature 0 takes the likeliest; `top_k` 0 keeps all tokens,
-    `top_p` the fewest whose probabilities reach it (arXiv:1904.09751). Equal seeds draw alike."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 100:
-            raise UsageError(f"temperature {self.temperature} must be 0 (greedy) to 100")
-        if self.top_k < 0:
-            raise UsageError(f"top_k {self.top_k} must be 0 (all tokens) or more")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p {self.top_p} must be more than 0 and at most 1")
-        if self.seed < 0:
-            raise UsageError(f"seed {self.seed} must be 0 or more")
-
-
-@dataclass(frozen=True)
-class Stop:
-    """What ends a generation: token ids (their text is not given out) or texts (nor is theirs)."""
-
-    ids: tuple[int, ...] = ()
-    texts: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if "" in self.texts:
-            raise UsageError("a stop text is empty; it would end every generation at once")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Piece:
     """One generated token. `text` is what it lets out: nothing while a character or a possible
     stop text is unfinished. `seconds` is since the generation was asked for. `finish` is set on the
-    last piece: "stop", "length" (max_new reached) or "context" (the cache is full)."""
+    last piece: "stop", "length" (max_new reached) or "context" (the cache is full); an engine may
+    also end a request by "deadline" or "error", with token -1. `request` is the engine's number."""
 
     token: int
     text: str
     seconds: float
     finish: str = ""
+    logprobs: Logprobs | None = None
+    request: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,15 +165,21 @@ def generate(
     stop = _own_stop(model) if stop is None else stop
     if stop.texts and model.tokenizer is None:
         raise UsageError(f"{model.name} has no tokenizer, so stop texts cannot be found")
-    loop = _Loop(decode, context)
-    random = np.random.default_rng(sampling.seed)
-    text = _Text(model.tokenizer.stream() if model.tokenizer else None, stop.texts)
+    loop = TokenLoop(decode, context)
+    history = History(set(prompt)) if sampling.needs_history else None
+    text = TextOut(model.tokenizer.stream() if model.tokenizer else None, stop.texts)
 
     def pieces() -> Iterator[Piece]:
         loop.read(prefill, list(prompt[:-1]))
         token = prompt[-1]
         for count in range(1, max_new + 1):
-            token = sample(loop.step(token), sampling, random)
+            logits = loop.step(token)
+            token = draw(logits, sampling, count - 1, history)
+            if history:
+                history.add(token)
+            chances = None
+            if sampling.logprobs is not None:
+                chances = logprobs(logits, token, sampling.logprobs)
             finish = ""
             if token in stop.ids:
                 finish, out = "stop", text.rest()
@@ -213,32 +190,23 @@ def generate(
                 elif count == max_new or loop.position == context:
                     finish = "length" if count == max_new else "context"
                     out += text.rest()
-            yield Piece(token=token, text=out, seconds=clock() - started, finish=finish)
+            yield Piece(
+                token=token,
+                text=out,
+                seconds=clock() - started,
+                finish=finish,
+                logprobs=chances,
+            )
             if finish:
                 return
 
     return pieces()
 
 
-def sample(logits: np.ndarray, sampling: Sampling, random: np.random.Generator) -> int:
-    """A token id drawn from logits f32[vocabulary]."""
-    if sampling.temperature == 0:
-        return int(np.argmax(logits))
-    scaled = logits.astype(np.float64) / sampling.temperature
-    order = np.argsort(-scaled, kind="stable")  # equal logits: the smaller id first
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    odds = np.exp(scaled[order] - scaled[order[0]])
-    odds /= odds.sum()
-    if sampling.top_p < 1:
-        kept = int(np.searchsorted(np.cumsum(odds), sampling.top_p)) + 1
-        order, odds = order[:kept], odds[:kept] / odds[:kept].sum()
-    return int(random.choice(order, p=odds))
-
-
 @dataclass
-class _Loop:
-    """The KV cache and how many positions of it are filled."""
+class TokenLoop:
+    """The KV cache of one sequence and how many positions of it are filled. Setting `position`
+    back takes the last tokens back, where every layer keeps all positions."""
 
     decode: Executable
     context: int
@@ -290,39 +258,6 @@ class _Loop:
         named = dict(zip(signature.results, outputs, strict=True))
         self._state = {r.updates: value for r, value in named.items() if r.updates}
         return next(value for r, value in named.items() if r.name == "logits")
-
-
-class _Text:
-    """Generated text, held back while it may be the beginning of a stop text."""
-
-    def __init__(self, stream: TextStream | None, stops: tuple[str, ...]):
-        self._stream, self._stops = stream, stops
-        self._held, self.is_over = "", False
-
-    def push(self, token: int) -> str:
-        return self._let_out(self._stream.push(token)) if self._stream else ""
-
-    def rest(self) -> str:
-        """What is still held, at the end."""
-        out = self._let_out(self._stream.flush()) if self._stream else ""
-        held, self._held = self._held, ""
-        return out if self.is_over else out + held
-
-    def _let_out(self, more: str) -> str:
-        text, self._held = self._held + more, ""
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if found:
-            self.is_over = True
-            return text[: min(found)]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """The longest end of `text` that `stop` begins with."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def _length(prefill: Executable) -> int:

@@ -19,6 +19,7 @@ from anychip.compilers.native.kernels.matmul_block import LAYOUTS, BlockMatmul
 from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
 from anychip.compilers.native.kernels.norm import RmsNorm
 from anychip.compilers.native.kernels.number import SIZES
+from anychip.compilers.native.kernels.paged import PagedAttention, PagedUpdate
 from anychip.compilers.native.kernels.pointwise import ON_INTEGERS, Pointwise, Source
 from anychip.compilers.native.kernels.rope import Rope, Turns
 from anychip.compilers.native.plan import Operand, Outside, PackedWeight
@@ -30,7 +31,11 @@ from anychip.ops.view import Block, OpView, Value
 
 FLOATS = ("f32", "bf16", "f16")
 OPAQUE = frozenset(
-    f"anychip.{name}" for name in ("quantized_matmul", "cached_attention", "cache_update")
+    f"anychip.{name}"
+    for name in (
+        *("quantized_matmul", "cached_attention", "cache_update"),
+        *("paged_attention", "paged_update"),
+    )
 )
 """Composites whose plain bodies would be worse than a no: they read whole weights or caches."""
 
@@ -275,6 +280,51 @@ def _chunks(units: int, threads: int, slots: int) -> int:
     return most
 
 
+def _paged_update(reader: Any, op: OpView, inputs: list[Any]) -> View:
+    pool, name = _state(reader.view(inputs[0]))
+    new = reader.wide(inputs[1])
+    table, places = (_i32s(reader, one) for one in inputs[2:4])
+    _, heads, page, width = pool.shape
+    tokens, per = new.shape[2], table.shape[1]
+    kernel = PagedUpdate(tokens, heads, page, width, per, new.strides[1:3], pool.element)
+    reader.add(kernel, new, table, places, pool)
+    reader.versions[name] = pool.version + 1
+    return replace(pool, version=pool.version + 1)
+
+
+def _paged_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
+    if len(inputs) > 5:
+        raise NoKernel("attention sinks")
+    attributes = op.attributes["composite_attributes"]
+    q = reader.wide(inputs[0])
+    k, v = (_state(reader.view(one))[0] for one in inputs[1:3])
+    table, places = (_i32s(reader, one) for one in inputs[3:5])
+    _, heads, tokens, width = q.shape
+    _, kv_heads, page, value_width = v.shape
+    if width % 16 or value_width % 16 or page % 16 or k.element != v.element:
+        raise NoKernel(f"heads of {width} in pages of {page}; kernels need multiples of 16")
+    # Threads share a lone token's keys. As many cuts for many tokens: an answer must not depend
+    # on who else is in the step.
+    chunks = 1 if kv_heads % reader.threads == 0 else min(reader.threads, 8)
+    kernel = PagedAttention(
+        *(tokens, heads, kv_heads, page, table.shape[1], width, value_width),
+        attributes["scale"],
+        attributes["window"],
+        attributes["softcap"],
+        k.element,
+        q.strides[1:3],
+        chunks,
+    )
+    parts = reader.buffer("attended", (1, tokens, heads, value_width), kernel, kernel.out_bytes)
+    reader.add(kernel, q, k, v, table, places, parts)
+    if chunks > 1:
+        merge = MergeChunks(tokens, heads, value_width, chunks)
+        merged = reader.buffer("attended", (1, tokens, heads, value_width), merge)
+        reader.add(merge, parts, merged)
+        parts = merged
+    return parts.transposed((0, 2, 1, 3))
+
+
 def _pointwise(formula: str, numbers: Callable[[Any], tuple[float, ...]] = lambda _: ()) -> Any:
     def cover_one(reader: Any, op: OpView, inputs: list[Any]) -> View:
         views = [reader.view(one) for one in inputs]
@@ -379,6 +429,8 @@ _COVERS: dict[str, Any] = {
     "anychip.rope": _rope,
     "anychip.cache_update": _cache_update,
     "anychip.cached_attention": _cached_attention,
+    "anychip.paged_attention": _paged_attention,
+    "anychip.paged_update": _paged_update,
     "anychip.swiglu": _pointwise("swiglu", _swiglu_numbers),
     "anychip.silu": _pointwise("silu"),
     "anychip.gelu": _gelu,

@@ -1,0 +1,166 @@
+"""Paged steps on a target: compiled for the sizes that come up, over one KV cache in pages.
+
+Knows no request: tokens and places in, logits out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from anychip.core import (
+    Argument,
+    CompileOptions,
+    Executable,
+    LanguageModel,
+    Module,
+    PagedShape,
+    Precision,
+    Target,
+    UnsupportedError,
+    UsageError,
+    dtype,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A token of a step: its id, its sequence's line in the table, its position there."""
+
+    token: int
+    line: int
+    position: int
+
+
+@dataclass
+class PagedSteps:
+    """A model's steps of up to `shape.tokens` tokens over `shape.pages` pages, one of which, the
+    last, is scratch for padding. `seconds` are those of the runs so far by size (tokens, rows)."""
+
+    model: LanguageModel
+    target: Target
+    shape: PagedShape
+    precision: Precision
+    options: CompileOptions
+    progress: Callable[[str], None] = lambda what: None
+    seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    _compiled: dict[tuple[int, int], Executable] = field(default_factory=dict)
+    _state: dict[str, Any] = field(default_factory=dict)
+    _copy: Executable | None = None
+
+    def __post_init__(self) -> None:
+        if not self.target.runs:
+            raise UsageError(f"{self.target.name} predicts or compiles only; it generates nothing")
+        if self.model.step is None or self.model.step_state is None:
+            raise UnsupportedError(
+                f"{self.model.name} has no paged step (its frontend knows no builder for it, or it "
+                "caches latents); generate one sequence at a time with compile_runner"
+            )
+        self._arguments: tuple[Argument, ...] = self.model.step_state(self.shape, self.precision)
+
+    @property
+    def kv_bytes(self) -> int:
+        """What the KV cache takes, known before anything is compiled."""
+        return sum(a.nbytes for a in self._arguments)
+
+    @property
+    def scratch(self) -> int:
+        return self.shape.pages - 1
+
+    def warm(self, tokens: int, rows: int) -> None:
+        """Compile what such a step needs, and place the weights."""
+        self._executable(self._size(tokens, self.shape.tokens), self._size(rows, tokens))
+
+    def run(self, rows: Sequence[Row], wanted: int, table: np.ndarray) -> np.ndarray:
+        """Logits f32[wanted, vocabulary] of the last `wanted` rows. `table` has a line for each
+        sequence and one more, of scratch pages."""
+        tokens = self._size(len(rows), self.shape.tokens)
+        count = self._size(max(wanted, 1), tokens)
+        executable = self._executable(tokens, count)
+        padding = tokens - len(rows)
+        ids = np.zeros(tokens, np.int32)
+        places = np.zeros((2, tokens), np.int32)
+        places[0, :padding] = self.shape.sequences - 1
+        ids[padding:] = [row.token for row in rows]
+        places[0, padding:] = [row.line for row in rows]
+        places[1, padding:] = [row.position for row in rows]
+        started = time.perf_counter()
+        logits = self._run(executable, {"tokens": ids, "places": places, "table": table})
+        self.seconds.setdefault((tokens, count), []).append(time.perf_counter() - started)
+        return logits[count - wanted :] if wanted else logits[:0]
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole pages, (from, to), in this order."""
+        if all(isinstance(value, np.ndarray) for value in self._caches().values()):
+            for value in self._state.values():
+                for source, to in pairs:
+                    value[to] = value[source]
+            return
+        if self._copy is None:
+            self._copy = self.target.compile(copy_module(self._arguments), self.options)
+        for pair in pairs:
+            self._run(self._copy, {"pair": np.array(pair, np.int32)})
+
+    def _caches(self) -> dict[str, Any]:
+        if not self._state:
+            self._state = {
+                a.name: np.zeros([int(d) for d in a.shape], dtype(a.dtype).numpy)
+                for a in self._arguments
+            }
+        return self._state
+
+    def _run(self, executable: Executable, inputs: Mapping[str, Any]) -> np.ndarray:
+        values = {**self._caches(), **inputs}
+        signature = executable.signature
+        given = [values[a.name] for a in signature.arguments if a.role != "weight"]
+        outputs = zip(signature.results, executable.run(*given), strict=True)
+        named = {result.updates or result.name: value for result, value in outputs}
+        logits = np.asarray(named.pop("logits"))
+        self._state = named
+        return logits
+
+    def _executable(self, tokens: int, rows: int) -> Executable:
+        key = (tokens, rows)
+        if key not in self._compiled:
+            self.progress(f"compiling a step of {tokens} tokens, {rows} with logits")
+            shape = PagedShape(
+                tokens=tokens,
+                rows=rows,
+                sequences=self.shape.sequences,
+                pages=self.shape.pages,
+                page_tokens=self.shape.page_tokens,
+                table=self.shape.table,
+            )
+            assert self.model.step is not None
+            module = self.model.step(shape, self.precision)
+            module = module.with_weights(self.model.bind(self.precision))
+            self._compiled[key] = self.target.compile(module, self.options)
+        return self._compiled[key]
+
+    @staticmethod
+    def _size(count: int, most: int) -> int:
+        """Few sizes are compiled: powers of two."""
+        return min(1 << (count - 1).bit_length(), most)
+
+
+def copy_module(state: Sequence[Argument]) -> Module:
+    """Page pair[0] of every pool copied to page pair[1]; `logits` is the pair, for the shape of
+    a step."""
+    from anychip.frontends.trace import to_module
+
+    def copy(*arrays: Any) -> tuple[Any, ...]:
+        *pools, pair = arrays
+        return (pair, *(pool.at[pair[1]].set(pool[pair[0]]) for pool in pools))
+
+    names = [a.name for a in state]
+    return to_module(
+        copy,
+        (*state, Argument("pair", (2,), "i32")),
+        name="copy-page",
+        result_names=["logits", *names],
+        updates={name: name for name in names},
+    )

@@ -1,0 +1,142 @@
+"""How the next token is drawn from its logits. The i-th token of an answer has a random number of
+its own, made from the seed and i alone: what else is computed, or computed again, does not move it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anychip.core import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Temperature 0 takes the likeliest token. Equal seeds draw alike.
+
+    In this order: `repetition` divides positive logits of tokens already in prompt or answer and
+    multiplies negative ones (arXiv:1909.05858); of a token that the answer holds n times,
+    `presence` + n × `frequency` are taken off; `bias` is added by token id; after the temperature,
+    `top_k` keeps the k likeliest (0: all), `top_p` the fewest whose probabilities reach it
+    (arXiv:1904.09751), `min_p` those at least that part as likely as the likeliest
+    (arXiv:2407.01082). `logprobs` gives that many of the likeliest tokens' log probabilities by
+    the model's own logits, beside the drawn token's; None gives none.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    logprobs: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            (0 <= self.temperature <= 100, "temperature", "0 (greedy) to 100"),
+            (self.top_k >= 0, "top_k", "0 (all tokens) or more"),
+            (0 < self.top_p <= 1, "top_p", "more than 0 and at most 1"),
+            (0 <= self.min_p <= 1, "min_p", "0 (off) to 1"),
+            (0 < self.repetition <= 100, "repetition", "more than 0 (1 is off) and at most 100"),
+            (-100 <= self.presence <= 100, "presence", "-100 to 100"),
+            (-100 <= self.frequency <= 100, "frequency", "-100 to 100"),
+            (self.logprobs is None or 0 <= self.logprobs <= 100, "logprobs", "0 to 100"),
+            (0 <= self.seed < 2**63, "seed", "0 or more"),
+        )
+        for holds, name, wanted in checks:
+            if not holds:
+                raise UsageError(f"{name} {getattr(self, name)} must be {wanted}")
+        for token, value in self.bias.items():
+            if token < 0 or not np.isfinite(value):
+                raise UsageError(f"bias {value} of token {token} must be a number, of an id")
+
+    @property
+    def needs_history(self) -> bool:
+        return self.repetition != 1 or self.presence != 0 or self.frequency != 0
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Natural logarithms of the model's probabilities: the drawn token's, and the likeliest ones'
+    as (token, logprob), likeliest first."""
+
+    drawn: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass
+class History:
+    """Which tokens prompt and answer hold, as the penalties ask."""
+
+    seen: set[int] = field(default_factory=set[int])
+    counts: dict[int, int] = field(default_factory=dict[int, int])
+
+    def add(self, token: int) -> None:
+        self.seen.add(token)
+        self.counts[token] = self.counts.get(token, 0) + 1
+
+
+def draw(logits: np.ndarray, sampling: Sampling, index: int, history: History | None = None) -> int:
+    """The `index`-th token of an answer, from logits f32[vocabulary]."""
+    logits = adjusted(logits, sampling, history)
+    if sampling.temperature == 0:
+        return int(np.argmax(logits))
+    ids, odds = distribution(logits, sampling)
+    dice = np.random.Generator(np.random.Philox(key=[sampling.seed, index]))
+    return int(ids[np.searchsorted(np.cumsum(odds), dice.random() * odds.sum(), side="right")])
+
+
+def adjusted(logits: np.ndarray, sampling: Sampling, history: History | None) -> np.ndarray:
+    """Logits after penalties and bias."""
+    if not sampling.bias and not (history and sampling.needs_history):
+        return logits
+    logits = logits.astype(np.float32, copy=True)
+    if history and sampling.repetition != 1 and history.seen:
+        ids = np.fromiter(history.seen, np.int64)
+        own = logits[ids]
+        logits[ids] = np.where(own > 0, own / sampling.repetition, own * sampling.repetition)
+    if history and (sampling.presence or sampling.frequency):
+        for token, count in history.counts.items():
+            logits[token] -= sampling.presence + count * sampling.frequency
+    for token, value in sampling.bias.items():
+        logits[token] += value
+    return logits
+
+
+def distribution(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that may be drawn, likeliest first (of equals the smaller id), and their odds."""
+    scaled = logits.astype(np.float64) / sampling.temperature
+    order = _likeliest(scaled, sampling.top_k)
+    odds = np.exp(scaled[order] - scaled[order[0]])
+    odds /= odds.sum()
+    kept = len(odds)
+    if sampling.top_p < 1:
+        kept = int(np.searchsorted(np.cumsum(odds), sampling.top_p)) + 1
+    if sampling.min_p > 0:
+        kept = min(kept, int(np.searchsorted(-odds, -sampling.min_p * odds[0], side="right")))
+    order, odds = order[:kept], odds[:kept]
+    return order, odds / odds.sum()
+
+
+def logprobs(logits: np.ndarray, token: int, count: int) -> Logprobs:
+    """See Logprobs."""
+    wide = logits.astype(np.float64)
+    top = float(wide.max())
+    wide = wide - (top + np.log(np.exp(wide - top).sum()))
+    best = _likeliest(wide, count) if count else ()
+    return Logprobs(float(wide[token]), tuple((int(i), float(wide[i])) for i in best))
+
+
+def _likeliest(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` largest (0: all), largest first, of equals the smaller index."""
+    if count and count < len(values) // 4:
+        bound = np.partition(values, -count)[-count]
+        candidates = np.flatnonzero(values >= bound)
+        return candidates[np.argsort(-values[candidates], kind="stable")][:count]
+    order = np.argsort(-values, kind="stable")
+    return order[:count] if count else order
