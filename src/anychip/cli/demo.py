@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from anychip.cli.answer import Ask, answer_prompts
 from anychip.cli.compare import comparison, show
 from anychip.cli.output import console
 from anychip.cli.pull import pull_with_progress
 from anychip.cli.report import render_report
-from anychip.cli.run import answer_prompt
 from anychip.core import LanguageModel, RunFolder, machine_name
 from anychip.core.config import read
 
@@ -41,16 +41,8 @@ def demo(
     console.rule("2. It answers, on this host, through XLA")
     model = anychip.load(SMALL)
     assert isinstance(model, LanguageModel)
-    answer = answer_prompt(
-        model,
-        "cpu:xla",
-        prompt,
-        chat=True,
-        max_new=80,
-        precision="f32",
-        sampling={},
-        stream=True,
-    )
+    ask = Ask(max_new=80, chat=True)
+    answer = answer_prompts(model, "cpu:xla", [prompt], ask, stream=True)
     run.write("answer.json", answer)
     console.print("[dim]" + ", ".join(f"{k} {v}" for k, v in answer["figures"].items()) + "[/dim]")
     console.rule("3. The same model on every chip; this host measured")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from anychip.cli.answer import Ask, answer_prompts, fastest
 from anychip.cli.model import (
     DimOption,
     InputOption,
@@ -15,7 +17,6 @@ from anychip.cli.model import (
     ModelArgument,
     PrecisionOption,
     inputs_for,
-    precision_of,
 )
 from anychip.cli.output import (
     Format,
@@ -23,11 +24,9 @@ from anychip.cli.output import (
     console,
     print_json,
     progress_console,
-    scaled,
     table,
 )
-from anychip.core import CompileOptions, LanguageModel, Module, UsageError, discover, simulates
-from anychip.core.config import read
+from anychip.core import CompileOptions, InputError, Module, UnsupportedError, UsageError, discover
 
 NOT_ITS_TIME = "times are this host's, computing what the chip would; the chip's are `trace`'s"
 
@@ -38,15 +37,42 @@ def register(app: typer.Typer) -> None:
 
 def run(
     model: ModelArgument,
-    target: Annotated[str, typer.Option("--target", "-t", help="chip:how.")] = "cpu:xla",
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Text to continue.")] = None,
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="chip:how; auto: the fastest that runs here.")
+    ] = "auto",
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="Text to continue; repeatable.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="A file with one prompt a line.")
+    ] = None,
     chat: Annotated[bool, typer.Option(help="Ask through the model's chat template.")] = False,
     max_new: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest that sum to p.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Keep those p times as likely as the best.")] = 0.0,
+    repetition: Annotated[float, typer.Option(help="Divides logits of tokens seen.")] = 1.0,
+    presence: Annotated[float, typer.Option(help="Taken off logits of tokens given.")] = 0.0,
+    frequency: Annotated[float, typer.Option(help="The same, for each time given.")] = 0.0,
+    logit_bias: Annotated[
+        list[str] | None, typer.Option("--logit-bias", help="TOKEN=NUMBER; repeatable.")
+    ] = None,
+    logprobs: Annotated[
+        int | None, typer.Option(help="Log probabilities of so many likeliest tokens (-f json).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling, or of made-up inputs.")] = 0,
-    precision: PrecisionOption = "f32",
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="A text that ends the answer; repeatable.")
+    ] = None,
+    speculate: Annotated[
+        str, typer.Option(help="Guess ahead: lookup, or a draft model's name or path.")
+    ] = "",
+    kv_mb: Annotated[float, typer.Option("--kv-mb", help="Bound of the KV cache in MB.")] = 0.0,
+    precision: PrecisionOption = "",
+    quantize: Annotated[
+        str, typer.Option(help="Hold the weights in a block format such as q4_0 or q8_0.")
+    ] = "",
     dim: DimOption = None,
     input: InputOption = None,
     output: Annotated[
@@ -57,97 +83,90 @@ def run(
     """Run a model on a target that can run."""
     from anychip.api import load
 
+    is_free, target = target == "auto", fastest() if target == "auto" else target
     chosen = discover().target(target)
     if not chosen.runs:
         raise UsageError(f"{target} predicts or compiles only; run on one such as cpu:xla")
     loaded = load(model)
     if isinstance(loaded, Module):
-        if prompt is not None or chat:
+        if prompt or prompts or chat:
             raise UsageError(f"{model} is no language model; it takes --input, not --prompt")
+        if is_free:  # cpu:native is for token steps
+            target = "cpu:xla"
         _run_once(loaded, model, target, dim or (), input or (), seed, output, format)
         return
     if dim or input or output:
         raise UsageError(
             "a language model takes --prompt; --dim, --input and --output do not apply"
         )
-    if prompt is None:
-        raise UsageError("a language model needs --prompt TEXT")
-    answer = answer_prompt(
-        loaded,
-        target,
-        prompt,
-        chat=chat,
+    if quantize and precision:
+        raise UsageError("--quantize and --precision both say how weights are held; give one")
+    ask = Ask(
         max_new=max_new,
+        chat=chat,
         precision=precision,
-        sampling={"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed},
-        stream=format is Format.table,
+        quantize=quantize,
+        sampling={
+            **{"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+            **{"repetition": repetition, "presence": presence, "frequency": frequency},
+            **{"bias": parse_bias(logit_bias or ()), "logprobs": logprobs, "seed": seed},
+        },
+        stops=tuple(stop or ()),
+        speculate=speculate,
+        kv_mb=kv_mb,
     )
+    texts = [*(prompt or ()), *(read_prompts(prompts) if prompts else ())]
+    if not texts:
+        raise UsageError("a language model needs --prompt TEXT or --prompts FILE")
+    stream = format is Format.table
+    try:
+        answer = answer_prompts(loaded, target, texts, ask, stream=stream)
+    except UnsupportedError as error:
+        if not is_free or target == "cpu:xla":
+            raise
+        progress_console.print(f"[dim]{str(error).splitlines()[0]}; cpu:xla runs it[/dim]")
+        answer = answer_prompts(loaded, "cpu:xla", texts, ask, stream=stream)
     if format is Format.json:
         print_json({"model": model, **answer})
     else:
-        figures = ", ".join(f"{k} {v}" for k, v in answer["figures"].items())
-        console.print(f"\n[dim]{figures}[/dim]", soft_wrap=True)
-        if answer["simulated"]:
-            console.print(f"[dim]{answer['simulated']}: {NOT_ITS_TIME}[/dim]", soft_wrap=True)
+        _print_figures(answer)
 
 
-def answer_prompt(
-    model: LanguageModel,
-    target: str,
-    prompt: str,
-    *,
-    chat: bool,
-    max_new: int,
-    precision: str,
-    sampling: dict[str, Any],
-    stream: bool,
-) -> dict[str, Any]:
-    """Compile, generate and (with `stream`) print tokens as they come; returns what happened."""
-    from anychip.llm import Sampling, chat_ids, compile_runner, prompt_ids
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file that are not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"not a readable text file: {error}", path=str(path)) from None
+    return [line for line in lines if line.strip()]
 
-    drawn = Sampling(**sampling)
-    if chat:
-        ids = chat_ids(model, [{"role": "user", "content": prompt}])
-    else:
-        ids = prompt_ids(model, prompt)
-    with progress_console.status(f"compiling {model.name} for {target} …"):
-        runner = compile_runner(
-            model,
-            discover().target(target),
-            prompt_tokens=len(ids),
-            max_new=max_new,
-            precision=precision_of(model, precision),
-            options=CompileOptions(threads=read("threads")),
+
+def parse_bias(texts: Sequence[str]) -> dict[int, float]:
+    bias: dict[int, float] = {}
+    for text in texts:
+        token, _, value = text.partition("=")
+        try:
+            bias[int(token)] = float(value)
+        except ValueError:
+            raise UsageError(f"--logit-bias {text!r} should be TOKEN=NUMBER: 42=-5") from None
+    return bias
+
+
+def _print_figures(answer: dict[str, Any]) -> None:
+    """Below the text: how fast, on what, and what guessing did."""
+    for one in answer["answers"]:
+        figures = ", ".join(f"{k} {v}" for k, v in one["figures"].items())
+        console.print(f"[dim]{figures}[/dim]", soft_wrap=True)
+    if answer["one_by_one"]:
+        console.print(f"[dim]one sequence at a time: {answer['one_by_one']}[/dim]", soft_wrap=True)
+    if guessed := answer["speculation"]:
+        console.print(
+            f"[dim]{guessed['drafter']}: {guessed['accepted']} of {guessed['proposed']} guesses "
+            f"came true, {guessed['mean_accepted_length']:.2f} tokens a check[/dim]",
+            soft_wrap=True,
         )
-        for _ in runner.generate(ids[:2], max_new=1):
-            pass  # the first call places the weights; it is not part of the timing
-    if stream and not chat:
-        console.print(prompt, end="", style="dim", markup=False)
-    pieces: list[Any] = []
-    for piece in runner.generate(ids, max_new=max_new, sampling=drawn):
-        pieces.append(piece)
-        if stream:
-            print(piece.text, end="", flush=True)
-    if stream:
-        print()
-    seconds = [p.seconds for p in pieces]
-    steps = np.diff(seconds)
-    figures = {"prompt": f"{len(ids)} tokens", "TTFT": scaled(seconds[0], "s")}
-    if len(steps):
-        figures["TPOT"] = f"{scaled(float(np.median(steps)), 's')} (median of {len(steps)})"
-        figures["speed"] = f"{1 / float(np.median(steps)):.1f} tok/s"
-    figures["end"] = pieces[-1].finish
-    return {
-        "target": target,
-        "precision": precision,
-        "prompt": prompt,
-        "answer": "".join(p.text for p in pieces),
-        "tokens": [p.token for p in pieces],
-        "seconds": seconds,
-        "finish": pieces[-1].finish,
-        "simulated": simulates(discover().target(target)),
-        "figures": figures,
-    }
+    if answer["simulated"]:
+        console.print(f"[dim]{answer['simulated']}: {NOT_ITS_TIME}[/dim]", soft_wrap=True)
 
 
 def _run_once(

@@ -125,10 +125,12 @@ class Engine:
         """What the scheduler knows now."""
         return self._state
 
-    def warm(self, prompt_tokens: int) -> None:
-        """Compile ahead what a prompt of so many tokens and its answer need."""
-        self.steps.warm(min(max(prompt_tokens, 1), self.limits.step_tokens), 1)
-        self.steps.warm(1, 1)
+    def warm(self, prompts: Sequence[int]) -> None:
+        """Compile ahead what prompts of these lengths, given at once, and their answers need. Other
+        sizes of steps are compiled when they come up."""
+        together = min(len(prompts), self.limits.sequences)
+        self.steps.warm(min(sum(prompts), self.limits.step_tokens), together)
+        self.steps.warm(together, together)
 
     def submit(
         self,

@@ -89,7 +89,7 @@ def compile_runner(
     The context is the next power of two, at most the model's own, so that few shapes are compiled.
     Raises UsageError for a prompt that leaves no room in the model's context.
     """
-    _check_room(prompt_tokens, model.facts.context, f"{model.name} has")
+    check_room(prompt_tokens, model.facts.context, f"{model.name} has")
     precision, options = precision or model.native_precision, options or CompileOptions()
     wanted = max(64, prompt_tokens + max_new)
     context = min(1 << (wanted - 1).bit_length(), model.facts.context)
@@ -275,7 +275,7 @@ def _check(model: LanguageModel, prompt: Sequence[int], context: int, max_new: i
         raise UsageError(f"max_new is {max_new}; at least 1 token must be generated")
     if not prompt:
         raise UsageError("the prompt has no tokens; give at least one")
-    _check_room(len(prompt), context, "it was compiled for")
+    check_room(len(prompt), context, "it was compiled for")
     for token in prompt:
         if not 0 <= token < model.facts.vocabulary:
             raise UsageError(
@@ -283,7 +283,8 @@ def _check(model: LanguageModel, prompt: Sequence[int], context: int, max_new: i
             )
 
 
-def _check_room(prompt_tokens: int, context: int, whose: str) -> None:
+def check_room(prompt_tokens: int, context: int, whose: str) -> None:
+    """Raise UsageError for a prompt longer than the context that `whose` names the owner of."""
     if prompt_tokens > context:
         raise UsageError(
             f"the prompt has {prompt_tokens} tokens, {whose} a context of {context}; "
