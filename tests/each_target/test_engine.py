@@ -319,3 +319,21 @@ def test_the_best_length_follows_the_rate():
     stats.add(4, 2)
     stats.add(3, 0)
     assert stats.to_json()["mean_accepted_length"] == 2.0
+
+
+def test_native_answers_do_not_depend_on_the_batch(tiny):
+    pytest.importorskip("llvmlite")
+    from anychip.compilers.native import NativeTarget
+    from anychip.core import CompileOptions
+    from anychip.frontends.llm import PRECISIONS
+
+    model, dice = tiny(hidden=128, ffn=256, head_dim=32), random.Random(2)
+    limits = Limits(pages=12, page_tokens=16, step_tokens=16, sequences=4, context=64)
+    options = {"precision": PRECISIONS["f32"], "options": CompileOptions(threads=2)}
+    prompts = [[dice.randrange(97) for _ in range(n)] for n in (3, 9, 20, 33)]
+    sampling = Sampling(temperature=0.9, seed=5)
+    one = Engine(model, NativeTarget(), limits, **options)
+    together = answers(one.generate(prompts, max_new=12, sampling=sampling))
+    for number, prompt in enumerate(prompts):
+        alone = answers(one.generate([prompt], max_new=12, sampling=sampling))
+        assert list(alone.values()) == [together[number]]

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from anychip import __version__
-from anychip.cli import cache, chips, compare, compile, demo, doctor, pull, run, trace
+from anychip.cli import (
+    bench_llm,
+    cache,
+    chips,
+    compare,
+    compile,
+    demo,
+    doctor,
+    pull,
+    run,
+    trace,
+)
 from anychip.core import AnychipError, CompileError
 from anychip.core.config import check_environment
 
@@ -21,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (doctor, chips, pull, compare, compile, run, trace, demo, cache):
+for verb in (doctor, chips, pull, compare, compile, run, bench_llm, trace, demo, cache):
     verb.register(app)
 
 

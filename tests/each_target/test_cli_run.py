@@ -1,0 +1,88 @@
+"""`anychip run` and `bench-llm` on a language model, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Runs `anychip …` in a fresh folder; gives (exit code, stdout, stderr)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "anychip", *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "120", "ANYCHIP_THREADS": "2"},
+            timeout=300,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+def test_prompts_of_a_file_run_side_by_side_and_answer_as_alone(cli, tiny_gguf, tmp_path):
+    model = tiny_gguf(format="q8_0")
+    (tmp_path / "prompts.txt").write_text("ab\n\nabc abc abc\n")
+    knobs = ("--max-new", 6, "--temperature", 0.7, "--seed", 3, "-f", "json")
+    code, out, err = cli("run", model, "--prompts", "prompts.txt", *knobs, "--speculate", "lookup")
+    assert code == 0, err
+    both = json.loads(out)
+    assert [a["prompt"] for a in both["answers"]] == ["ab", "abc abc abc"]
+    assert both["kv_bytes"] > 0
+    assert both["speculation"]["drafter"] == "prompt-lookup"
+    code, out, err = cli("run", model, "-p", "abc abc abc", *knobs, "--logprobs", 2)
+    assert code == 0, err
+    alone = json.loads(out)
+    assert alone["tokens"] == both["answers"][1]["tokens"]
+    assert len(alone["logprobs"]) == len(alone["tokens"])
+    assert f"KV cache {alone['kv_bytes'] / 1e6:.1f} MB" in err
+
+
+def test_weights_are_quantised_on_load_and_the_cache_is_bounded(cli, tiny_gguf):
+    model = tiny_gguf(format="q8_0")
+    words = ("run", model, "-p", "abc", "--max-new", 3)
+    code, out, err = cli(*words, "--quantize", "q4_0", "-f", "json", "--target", "cpu:xla")
+    assert code == 0, err
+    assert json.loads(out)["precision"] == "q4_0"
+    code, _, err = cli(*words, "--kv-mb", 0.001)
+    assert code == 2
+    assert "holds no page" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "needs --prompt"),
+        (("-p", "x", "--quantize", "q4_9"), "q4_0"),
+        (("-p", "x", "--min-p", 7), "min_p"),
+        (("-p", "x", "--logit-bias", "five"), "TOKEN=NUMBER"),
+        (("--prompts", "nowhere.txt"), "nowhere.txt"),
+    ],
+)
+def test_a_wrong_option_is_explained(cli, tiny_gguf, words, says):
+    code, _, err = cli("run", tiny_gguf(), *words)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_bench_llm_gives_the_figures_others_rely_on(cli, tiny_gguf):
+    model = tiny_gguf(format="q8_0")
+    words = ("--prompt", 8, "--context", 16, "--rounds", 1)
+    code, out, err = cli("bench-llm", model, *words, "-f", "json", "--target", "cpu:xla")
+    assert code == 0, err
+    found = json.loads(out)
+    for key in ("decode_tok_s", "prefill_tok_s", "gb_s", "bandwidth_gb_s", "ratio"):
+        assert found[key] > 0
+    assert found["engine"] == "anychip cpu:xla"
+    assert found["threads"] == 2
+    assert (found["j_per_tok"] is None) == bool(found["j_per_tok_why_not"])
