@@ -20,7 +20,7 @@ BUDGETS = {
     "mapper": 2000,
     "llm": 2400,
     "testing": 1000,
-    "cli": 2000,
+    "cli": 2600,
     ".": 400,
 }
 NOISE = {
