@@ -1,11 +1,11 @@
-"""How fast `cpu:native` generates tokens, beside llama.cpp and beside this machine's memory.
+"""How fast `cpu:native` generates tokens, beside llama.cpp, OpenVINO and this machine's memory.
 
-    python bench/llm.py [--quick] [--json FILE] [--threads N] [--peer PYTHON]
+    python bench/llm.py [--quick] [--json FILE] [--threads 1,2] [--llama PYTHON] [--openvino PYTHON]
+                        [--only MODEL] [--cases decode,prefill,batch]
 
-Everything is measured in rounds, one of each after the other, so that what else the machine does
-hits all alike; a ratio is the median of the rounds' ratios. The peer runs in a process of its own:
-`--peer` is a Python that can import llama_cpp (by default this one). Without it the peer's figures
-and ratios are null and `peer` says why.
+Everything is measured in rounds, one engine after the other, so that what else the machine does
+hits all alike; a ratio is the median of the rounds' ratios, its spread their quartiles. Each peer
+runs in a process of its own, on a Python that has it. A peer that cannot run is null, and says why.
 """
 
 from __future__ import annotations
@@ -14,328 +14,203 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import numpy as np
+from llm_engines import PIECE, Native, Peer, reader
+from llm_models import random_1b
 
-from anychip.core import CompileOptions, config
+from anychip.core import config
+from anychip.frontends.pull import pull
 
-PEER = r"""
-import sys, time
-from llama_cpp import Llama, llama_cpp
-path, threads, context = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-model = Llama(path, n_ctx=context, n_threads=threads, n_threads_batch=threads, n_batch=512,
-              verbose=False, use_mmap=True)
-print("ready", flush=True)
-for line in sys.stdin:
-    what, filled, count = line.split()
-    filled, count = int(filled), int(count)
-    if what == "fill":
-        model.reset()
-        if filled:
-            model.eval([5] * filled)
-        print(0, flush=True)
-        continue
-    if what == "decode":
-        started = time.perf_counter()
-        for _ in range(count):
-            model.eval([5])
-    else:
-        model.reset()
-        started = time.perf_counter()
-        model.eval([5] * count)
-    print(time.perf_counter() - started, flush=True)
-"""
-
-
-class Peer:
-    """llama.cpp in a child process. Raises OSError when that Python cannot load it."""
-
-    def __init__(self, python: str, model: Path, threads: int, context: int):
-        arguments = [python, "-c", PEER, str(model), str(threads), str(context)]
-        pipe = subprocess.PIPE
-        self._child = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        assert self._child.stdout is not None
-        if self._child.stdout.readline().strip() != "ready":
-            raise OSError((self._child.stderr.read() if self._child.stderr else "").strip()[-300:])
-
-    def ask(self, what: str, filled: int, count: int) -> float:
-        """Seconds."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._child.stdin.write(f"{what} {filled} {count}\n")
-        self._child.stdin.flush()
-        return float(self._child.stdout.readline())
-
-    def close(self) -> None:
-        assert self._child.stdin is not None
-        self._child.stdin.close()
-        self._child.wait(timeout=60)
-
-
-class Native:
-    """Our decode and prefill of one model at one context."""
-
-    def __init__(self, path: Path, threads: int, context: int, prefill: int):
-        import anychip
-        from anychip.compilers.native import NativeTarget
-        from anychip.frontends.llm import PRECISIONS
-
-        model, precision = anychip.load(str(path)), PRECISIONS["stored"]
-        weights = model.bind(precision)
-        self.target = NativeTarget(packed=config.read("home") / "packed")
-        options = CompileOptions(threads=threads)
-        decode = model.decode(1, context, precision).with_weights(weights)
-        started = time.perf_counter()
-        self.decode = self.target.compile(decode, options)
-        self.compile_s = time.perf_counter() - started
-        module = model.prefill(1, prefill, context, precision).with_weights(weights)
-        self.prefill = self.target.compile(module, options)
-        self.length = prefill
-        self._position = 0
-        self._state: list[Any] = [
-            np.zeros([int(d) for d in a.shape], np.float32)
-            for a in self.decode.signature.named("state")
-        ]
-        self.weight_bytes = sum(e.nbytes for e in self.decode.plan.image)
-
-    def _step(self, executable: Any, tokens: list[int], start: int) -> np.ndarray:
-        inputs = (np.array([tokens], np.int32), np.array([start], np.int32))
-        logits, *self._state = executable.run(*self._state, *inputs)
-        return logits
-
-    def ask(self, what: str, filled: int, count: int) -> float:
-        """Seconds; the same questions as the peer's."""
-        started = time.perf_counter()
-        if what == "fill":
-            self._position = 0
-            while self._position + self.length <= filled:
-                self._step(self.prefill, [5] * self.length, self._position)
-                self._position += self.length
-            for _ in range(filled - self._position):
-                self._step(self.decode, [5], self._position)
-                self._position += 1
-        elif what == "decode":
-            for _ in range(count):
-                self._step(self.decode, [5], self._position)
-                self._position += 1
-        else:
-            assert count == self.length
-            self._step(self.prefill, [5] * count, 0)
-        return time.perf_counter() - started
-
-
-def reader(native: Native) -> Callable[[], float]:
-    """A function that reads all packed weights once on the same threads, and says how long."""
-    import llvmlite.ir as llvm
-
-    from anychip.compilers.native import jit
-    from anychip.compilers.native.ir import I32V, I64, POINTER, Function
-
-    plan, image = native.decode.plan, native.decode.image
-    size = native.weight_bytes // 4096 * 4096
-    module = llvm.Module("read")
-    f = Function(module, "read", [("context", POINTER), ("thread", I64)])
-    with f:
-        context, thread = f.arguments["context"], f.arguments["thread"]
-        memory, out = (context.at(8 * i).load(POINTER) for i in range(2))
-        first, last = ((thread + i) * (size // 256) // plan.threads * 256 for i in (0, 1))
-        sums = [f.cell(f.constant(I32V, 0)) for _ in range(4)]
-        with f.loop(first, last, 256) as at:
-            for i, one in enumerate(sums):
-                one.value = one.value + memory.at(at).at(64 * i).load(I32V, align=64)
-        total = sums[0].value + sums[1].value + sums[2].value + sums[3].value
-        out.at(thread * 64).store(total)
-    code = jit.build(module, ["read"], native.decode.isa)
-    sums_memory = np.zeros(64 * plan.threads + 64, np.uint8)
-    where = -(-sums_memory.ctypes.data // 64) * 64
-    pool = native.decode.pool
-    row = np.array([image.address, where], np.int64)
-
-    def read() -> float:
-        started = time.perf_counter()
-        pool.run(code.address("read"), row.ctypes.data)
-        seconds = time.perf_counter() - started
-        assert sums_memory is not None
-        return seconds * native.weight_bytes / size
-
-    return read
+PEERS = {"llama_cpp": "llm_peer_llama.py", "openvino": "llm_peer_openvino.py"}
+CONTEXTS, BATCHES, FILLED = (64, 1024, 4096), (4, 16), 64
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model: its file, cache positions, and how many tokens a round decodes."""
+    """A question all engines are asked; `tokens` is how many one round yields."""
 
     name: str
-    path: Path
-    context: int
+    words: tuple[Any, ...]
     tokens: int
 
 
-def measure(case: Case, threads: int, rounds: int, prefill: int, python: str) -> dict[str, Any]:
-    native = Native(case.path, threads, case.context, prefill)
-    why, peer = "", None
-    try:
-        peer = Peer(python, case.path, threads, case.context)
-    except OSError as error:
-        why = f"not measured: {python} cannot run llama_cpp: {error}"
+@dataclass
+class Model:
+    name: str
+    path: Path
+    steps: int
+    """Decode steps of a round."""
+
+
+def cases(model: Model, kinds: list[str], is_quick: bool) -> list[Case]:
+    """Decode at each context, then with each batch, then the prompt."""
+    found: list[Case] = []
+    for context in CONTEXTS[: 2 if is_quick else None] if "decode" in kinds else ():
+        steps = model.steps
+        found.append(Case(f"decode at {context}", ("decode", context, 1, steps), steps))
+    for batch in BATCHES if "batch" in kinds else ():
+        steps = max(4, model.steps // batch * 2)
+        words = ("decode", FILLED, batch, steps)
+        found.append(Case(f"decode batch {batch}", words, steps * batch))
+    if "prefill" in kinds:
+        found.append(Case(f"prefill {PIECE}", ("prefill", PIECE, 1), PIECE))
+    return found
+
+
+@dataclass
+class Samples:
+    """Seconds a token of each engine, round by round, and the reads beside them."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, value: float) -> None:
+        self.seconds.setdefault(name, []).append(value)
+
+    def rate(self, name: str) -> float | None:
+        found = self.seconds.get(name)
+        return 1 / statistics.median(found) if found else None
+
+    def ratio(self, above: str) -> dict[str, float] | None:
+        """How many times as fast as `above` the native engine is."""
+        if above not in self.seconds:
+            return None
+        pairs = zip(self.seconds[above], self.seconds["native"], strict=True)
+        ratios = sorted(a / b for a, b in pairs)
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return {"value": median, "low": low, "high": high, "rounds": len(ratios)}
+
+
+def measure(
+    model: Model, threads: int, rounds: int, kinds: list[str], pythons: dict[str, str], quick: bool
+) -> dict[str, Any]:
+    native = Native(model.path, threads, max(CONTEXTS) + PIECE)
+    engines: dict[str, Any] = {"native": native}
+    why: dict[str, str] = {}
+    for name, script in PEERS.items():
+        try:
+            engines[name] = Peer(pythons[name], script, model.path, threads)
+        except OSError as error:
+            why[name] = f"not measured: {pythons[name]} cannot run it: {error}"
     read = reader(native)
-    seconds: dict[str, list[float]] = {}
-
-    def note(what: str, value: float) -> None:
-        seconds.setdefault(what, []).append(value)
-
-    for number in range(rounds + 1):
-        for name, one in (("native", native), ("peer", peer)):
-            if one is None:
-                continue
-            prompt = one.ask("prefill", 0, prefill)
-            one.ask("fill", 64, 0)
-            decode = one.ask("decode", 64, case.tokens) / case.tokens
-            if number:  # the first round warms up
-                note(f"{name} prefill", prompt / prefill)
-                note(f"{name} decode", decode)
-        once = statistics.fmean(read() for _ in range(max(3, case.tokens // 4)))
-        if number:
-            note("read", once)
-    if peer is not None:
-        peer.close()
-    ours, bare = seconds["native decode"], seconds["read"]
-    result: dict[str, Any] = {
+    rows: list[dict[str, Any]] = []
+    for case in cases(model, kinds, quick):
+        samples = Samples()
+        what, *numbers = case.words
+        if what == "decode":
+            for one in engines.values():
+                one.ask("fill", *numbers[:2])
+        for number in range(rounds + 1):
+            for name, one in engines.items():
+                seconds = one.ask(what, *numbers)
+                if number:  # the first round warms up
+                    samples.add(name, seconds / case.tokens)
+            once = statistics.fmean(read() for _ in range(4))
+            if number:
+                samples.add("read", once)
+        rows.append(_row(case, samples, native.weight_bytes))
+        _show(model.name, threads, rows[-1])
+    for one in engines.values():
+        one.close()
+    return {
         "engine": "cpu:native",
-        "model": case.name,
+        "model": model.name,
         "threads": threads,
-        "isa": native.decode.isa.name,
-        "decode_tok_s": 1 / statistics.median(ours),
-        "prefill_tok_s": 1 / statistics.median(seconds["native prefill"]),
+        "versions": {name: one.version for name, one in engines.items()},
+        "not_measured": why,
         "weight_bytes": native.weight_bytes,
-        "gb_s": native.weight_bytes / statistics.median(ours) / 1e9,
-        "bandwidth_gb_s": native.weight_bytes / statistics.median(bare) / 1e9,
-        "ratio": _median_ratio(bare, ours),
+        "cache": "f16",
         "compile_s": native.compile_s,
         "compile_steps": native.decode.artifacts["seconds"],
-        "rounds": rounds,
-        "samples_s": seconds,
-        "peer": why or "llama-cpp-python",
-        "peer_decode_tok_s": None,
-        "peer_prefill_tok_s": None,
-        "decode_ratio_vs_llama_cpp": None,
-        "prefill_ratio_vs_llama_cpp": None,
+        "rows": rows,
     }
-    if peer is not None:
-        theirs, prompts = seconds["peer decode"], seconds["peer prefill"]
-        result |= {
-            "peer_decode_tok_s": 1 / statistics.median(theirs),
-            "peer_prefill_tok_s": 1 / statistics.median(prompts),
-            "decode_ratio_vs_llama_cpp": _median_ratio(theirs, ours),
-            "prefill_ratio_vs_llama_cpp": _median_ratio(prompts, seconds["native prefill"]),
-        }
-    return result
 
 
-def _median_ratio(above: list[float], below: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+def _row(case: Case, samples: Samples, weight_bytes: int) -> dict[str, Any]:
+    """Weights are read once a step; a step of a batch yields a token for each."""
+    row: dict[str, Any] = {"case": case.name}
+    for name in ("native", *PEERS):
+        row[f"{name}_tok_s"] = samples.rate(name)
+    row |= {f"ratio_vs_{name}": samples.ratio(name) for name in PEERS}
+    bare = statistics.median(samples.seconds["read"])
+    row["bandwidth_gb_s"] = weight_bytes / bare / 1e9
+    if case.words[0] == "decode":
+        steps = [s * case.tokens / case.words[3] for s in samples.seconds["native"]]
+        row["gb_s"] = weight_bytes / statistics.median(steps) / 1e9
+        pairs = zip(samples.seconds["read"], steps, strict=True)
+        row["ratio_of_bandwidth"] = statistics.median(a / b for a, b in pairs)
+    return row | {"samples_s": samples.seconds}
 
 
-def random_1b(path: Path) -> Path:
-    """A model of Llama-3.2-1B's shape whose every matrix is random q4_0, written once."""
-    if path.exists():
-        return path
-    import gguf
+def _show(model: str, threads: int, row: dict[str, Any]) -> None:
+    parts = [f"{model} {threads} threads {row['case']:<16} {row['native_tok_s']:8.1f} tok/s"]
+    for name in PEERS:
+        ratio = row[f"ratio_vs_{name}"]
+        if ratio:
+            spread = f"{ratio['value']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+            parts.append(f"{name} {row[f'{name}_tok_s']:.1f}, ratio {spread}")
+    if "ratio_of_bandwidth" in row:
+        share = f"{row['ratio_of_bandwidth']:.2f} of {row['bandwidth_gb_s']:.1f} GB/s"
+        parts.append(share)
+    print("; ".join(parts), flush=True)
 
-    hidden, ffn, vocabulary, layers, kv = 2048, 8192, 128256, 16, 512
-    partial = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(partial, "llama")
-    for key, value in {
-        "block_count": layers,
-        "context_length": 131072,
-        "embedding_length": hidden,
-        "feed_forward_length": ffn,
-        "attention.head_count": 32,
-        "attention.head_count_kv": 8,
-        "rope.dimension_count": 64,
-        "vocab_size": vocabulary,
-    }.items():
-        writer.add_uint32(f"llama.{key}", value)
-    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
-    writer.add_float32("llama.rope.freq_base", 500000.0)
-    writer.add_string("tokenizer.ggml.model", "gpt2")
-    writer.add_string("tokenizer.ggml.pre", "smollm")
-    words = [*(f"t{i}" for i in range(vocabulary - 2)), "t", "0"]
-    writer.add_array("tokenizer.ggml.tokens", words)
-    writer.add_array("tokenizer.ggml.token_type", [1] * vocabulary)
-    writer.add_array("tokenizer.ggml.merges", ["t 0"])
-    writer.add_uint32("tokenizer.ggml.eos_token_id", 2)
-    writer.add_uint32("tokenizer.ggml.bos_token_id", 1)
-    random = np.random.default_rng(1)
 
-    def matrix(name: str, rows: int, depth: int) -> None:
-        blocks = random.integers(0, 256, (rows, depth // 32, 18), np.uint8)
-        scale = random.uniform(0.002, 0.006, (rows, depth // 32, 1)).astype(np.float16)
-        blocks[..., :2] = scale.view(np.uint8)
-        kind = gguf.GGMLQuantizationType.Q4_0
-        writer.add_tensor(name, blocks.reshape(rows, -1), raw_dtype=kind)
+def _machine() -> dict[str, Any]:
+    with open("/proc/cpuinfo") as file:
+        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    cpus = len(os.sched_getaffinity(0))
+    return {"cpu": names[0] if names else "unknown", "cpus": cpus, "load": os.getloadavg()[0]}
 
-    def norm(name: str) -> None:
-        writer.add_tensor(name, np.ones(hidden, np.float32))
 
-    matrix("token_embd.weight", vocabulary, hidden)
-    norm("output_norm.weight")
-    for i in range(layers):
-        norm(f"blk.{i}.attn_norm.weight")
-        norm(f"blk.{i}.ffn_norm.weight")
-        matrix(f"blk.{i}.attn_q.weight", hidden, hidden)
-        matrix(f"blk.{i}.attn_k.weight", kv, hidden)
-        matrix(f"blk.{i}.attn_v.weight", kv, hidden)
-        matrix(f"blk.{i}.attn_output.weight", hidden, hidden)
-        matrix(f"blk.{i}.ffn_gate.weight", ffn, hidden)
-        matrix(f"blk.{i}.ffn_up.weight", ffn, hidden)
-        matrix(f"blk.{i}.ffn_down.weight", hidden, ffn)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    partial.rename(path)
-    return path
+def _headline(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Decode at the shortest context with most threads, by model."""
+    found: dict[str, Any] = {}
+    for result in sorted(results, key=lambda r: r["threads"]):
+        for row in result["rows"]:
+            if row["case"] == f"decode at {CONTEXTS[0]}":
+                ratio = row["ratio_vs_llama_cpp"]
+                found[result["model"]] = ratio["value"] if ratio else None
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three rounds, fewer tokens")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--peer", default=sys.executable, help="a Python that has llama_cpp")
+    parser.add_argument("--threads", default="", help="such as 1,2; default: all")
+    parser.add_argument("--llama", "--peer", default=sys.executable, help="Python with llama_cpp")
+    parser.add_argument("--openvino", default=sys.executable, help="Python with openvino_genai")
     parser.add_argument("--only", help="one model's name")
+    parser.add_argument("--cases", default="decode,batch,prefill")
+    parser.add_argument("--rounds", type=int, help="default 7, or 3 when quick")
     options = parser.parse_args()
-    from anychip.frontends.pull import pull
-
     home = config.read("home")
-    rounds, tokens = (3, 32) if options.quick else (9, 96)
-    cases = [
-        Case("smollm2-135m", pull("smollm2-135m", home).path, 1024, tokens),
-        Case("llama-1b", random_1b(home / "bench" / "llama-1b-q4_0.gguf"), 1024, tokens // 4),
+    most = len(os.sched_getaffinity(0))
+    threads = [int(n) for n in options.threads.split(",")] if options.threads else [most]
+    rounds = options.rounds or (3 if options.quick else 7)
+    steps = 24 if options.quick else 64
+    models = [
+        Model("smollm2-135m", pull("smollm2-135m", home).path, steps),
+        Model("llama-1b", random_1b(home / "bench" / "llama-1b-q4_0.gguf"), steps // 4),
     ]
-    cases = [c for c in cases if options.only in (None, c.name)]
-    prefill = 64 if options.quick else 512
-    found = [measure(c, options.threads, rounds, prefill, options.peer) for c in cases]
+    models = [m for m in models if options.only in (None, m.name)]
+    pythons = {"llama_cpp": options.llama, "openvino": options.openvino}
+    kinds = options.cases.split(",")
+    results = [
+        measure(m, n, rounds, kinds, pythons, options.quick) for m in models for n in threads
+    ]
     report = {
-        "ratio_vs_llama_cpp": {r["model"]: r["decode_ratio_vs_llama_cpp"] for r in found},
-        "load_average": os.getloadavg()[0],
-        "results": found,
+        "ratio_vs_llama_cpp": _headline(results),
+        "machine": _machine(),
+        "results": results,
     }
-    for r in found:
-        shown = {k: v for k, v in r.items() if k != "samples_s"}
-        print(json.dumps(shown, indent=1))
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1))
 
 

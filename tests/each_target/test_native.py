@@ -78,6 +78,8 @@ SHAPES = [
     (1, 9, 3, 1, 300, 64, [290], 0, 0.0),
     (1, 2, 1, 4, 48, 32, [30], 20, 15.0),
     (1, 2, 2, 1, 16, 128, [0], 0, 0.0),
+    (2, 6, 2, 40, 100, 64, [0, 55], 0, 0.0),  # on tile registers where there are any
+    (1, 4, 1, 70, 130, 32, [33], 20, 5.0),
 ]
 
 
@@ -130,7 +132,8 @@ def test_attention_over_an_updated_cache_is_the_definition(shape, cache, threads
     assert (np.asarray(v) == want[1]).all()
     wide = [w.astype(np.float64) for w in want]
     expected = _np_cached(arrays[2].astype(np.float64), *wide, begin, **keywords)
-    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
+    near = 5e-5 if queries >= 16 else 2e-5
+    np.testing.assert_allclose(out, expected, rtol=near, atol=near)
 
 
 class Session:
@@ -157,6 +160,13 @@ def build(target, model: LanguageModel, length: int, context: int, threads=2, ba
     return target.compile(module.with_weights(model.bind(STORED)), options)
 
 
+def need(isa: str) -> None:
+    try:
+        choose(isa)
+    except SetupError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture
 def tiny(tiny_gguf) -> LanguageModel:
     return load(tiny_gguf(format=["q4_0", "q8_0", "q4_1"]))
@@ -181,21 +191,27 @@ def test_tiny_models_give_nearly_the_logits_of_xla(tiny_gguf, arch, isa):
     assert any("8 bits" in row.why for row in native.coverage.rows)
 
 
-@pytest.mark.parametrize("length", [2, 5, 16])
-def test_a_prompt_read_at_once_is_the_prompt_read_token_by_token(tiny, length):
+READ_AT_ONCE = [(2, "avx512vnni", 1e-4), (5, "avx512vnni", 1e-4), (16, "amx", 1e-2)]
+"""(tokens, instructions, how near). Sixteen queries go on tile registers, right to 2^-17: then some
+activations round to the other of two neighbours among 8 bits."""
+
+
+@pytest.mark.parametrize(("length", "isa", "near"), READ_AT_ONCE)
+def test_a_prompt_read_at_once_is_the_prompt_read_token_by_token(tiny, length, isa, near):
+    need(isa)
     target = NativeTarget()
-    decode, prefill = build(target, tiny, 1, 64), build(target, tiny, length, 64)
+    decode, prefill = (build(target, tiny, n, 64, isa=isa) for n in (1, length))
     tokens = np.random.default_rng(0).integers(3, 250, length)
     one, many = Session(decode, 64), Session(prefill, 64)
     for position, token in enumerate(tokens):
         last = one.step(decode, [token], position)
     at_once = many.step(prefill, tokens, 0)
-    np.testing.assert_allclose(at_once, last, rtol=1e-4, atol=1e-4 * np.abs(last).max())
+    np.testing.assert_allclose(at_once, last, rtol=near, atol=near * np.abs(last).max())
     for a, b in zip(one.state, many.state, strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=near, atol=near)
     # and the caches go on
     following = many.step(decode, [7], length), one.step(decode, [7], length)
-    np.testing.assert_allclose(*following, rtol=1e-4, atol=1e-4 * np.abs(last).max())
+    np.testing.assert_allclose(*following, rtol=near, atol=near * np.abs(last).max())
 
 
 def test_sequences_in_a_batch_do_not_see_each_other(tiny):

@@ -13,7 +13,7 @@ from anychip.compilers.native.isa import NAMES, Isa, choose
 from anychip.compilers.native.kernels.embed import Embed
 from anychip.compilers.native.kernels.matmul_block import LAYOUTS, BlockMatmul
 from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
-from anychip.compilers.native.kernels.quantize import Quantize, record_bytes
+from anychip.compilers.native.kernels.quantize import Quantize, records_bytes
 from anychip.compilers.native.pack import pack_blocks, pack_dense
 from anychip.core import SetupError, dtype
 from anychip.core.blocks import block_format
@@ -106,7 +106,7 @@ def test_block_products_are_exact_in_whole_numbers_and_stay_in_their_memory(name
         for at_end in (False, True):
             packed = Guarded(pack_blocks(blocks, form, k), at_end=at_end)
             assert packed.bytes.size == matmul.packed_bytes
-            records = Guarded(np.zeros(t * record_bytes(k), np.uint8), at_end=at_end)
+            records = Guarded(np.zeros(records_bytes(t, k), np.uint8), at_end=at_end)
             more = Guarded(residual, at_end=at_end)
             out = Guarded(np.full((t, n), np.nan, np.float32), at_end=at_end)
             source = Guarded(x, at_end=at_end)
@@ -182,7 +182,7 @@ def test_a_share_of_the_units_writes_only_its_own_rows():
 def test_a_tokens_product_does_not_depend_on_who_goes_along(name, form):
     isa = isa_of(name)
     random = np.random.default_rng(6)
-    rows, depth, most = 48, 160, 11
+    rows, depth, most = 48, 2080, 21
     weights = random.standard_normal((rows, depth)).astype(np.float32)
     x = random.standard_normal((most, depth)).astype(np.float32)
     alone: list[bytes] = []
@@ -197,7 +197,7 @@ def test_a_tokens_product_does_not_depend_on_who_goes_along(name, form):
         run = load_kernels(kernels, isa)
         for first in range(0, most, count):
             source = Guarded(x[first : first + count], at_end=True)
-            records = Guarded(np.zeros(count * record_bytes(depth), np.uint8), at_end=True)
+            records = Guarded(np.zeros(records_bytes(count, depth), np.uint8), at_end=True)
             out = Guarded(np.zeros((count, rows), np.float32), at_end=True)
             operand = source
             if form in LAYOUTS:

@@ -257,6 +257,7 @@ def _cached_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
         k.element,
         strides,
         _chunks(batch * kv_heads * queries, reader.threads, slots),
+        _queries_together(batch * kv_heads, queries, reader.threads),
     )
     out_shape = (batch, queries, heads, value_width)
     if kernel.chunks == 1:
@@ -269,6 +270,14 @@ def _cached_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
     out = reader.buffer("attended", out_shape, merge)
     reader.add(merge, parts, out)
     return out.transposed((0, 2, 1, 3))
+
+
+def _queries_together(units: int, queries: int, threads: int) -> int:
+    """How many queries share a pass over the keys: many, as long as all threads have work."""
+    for together in (64, 32, 16):
+        if queries >= together and units * -(-queries // together) >= 4 * threads:
+            return together
+    return 16 if queries >= 16 else 1
 
 
 def _chunks(units: int, threads: int, slots: int) -> int:

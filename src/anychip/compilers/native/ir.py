@@ -13,8 +13,22 @@ from typing import Any
 
 import llvmlite.ir as llvm
 
+
+class _BFloat(llvm.Type):
+    """LLVM's bfloat, which llvmlite does not know: to pass on what an intrinsic gives."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
 I1, I8, I16, I32, I64 = (llvm.IntType(bits) for bits in (1, 8, 16, 32, 64))
-F16, F32 = llvm.HalfType(), llvm.FloatType()
+F16, F32, BF16 = llvm.HalfType(), llvm.FloatType(), _BFloat()
 POINTER = llvm.PointerType()
 LANES = 16
 """Numbers in a vector: one cache line of f32. Narrower machines take two or four registers."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from dataclasses import dataclass
+from functools import cache
 
 from anychip.core import SetupError, unknown
 
@@ -10,20 +13,24 @@ from anychip.core import SetupError, unknown
 @dataclass(frozen=True)
 class Isa:
     """A code path. `dot` is how four products of bytes become one i32 (kernels/dot.py);
-    `has_half` says that f16 vectors convert in hardware. `cpu` and `features` are LLVM's."""
+    `has_half` says that f16 vectors convert in hardware, `has_tiles` that whole tiles of bytes
+    and bf16 multiply (AMX). `cpu` and `features` are LLVM's."""
 
     name: str
     cpu: str
     features: str
     dot: str
     has_half: bool
+    has_tiles: bool = False
 
 
-NAMES = ("avx512vnni", "avx2", "generic")
+NAMES = ("amx", "avx512vnni", "avx2", "generic")
 """Best first. generic is plain vector arithmetic that LLVM lowers for any machine."""
 
+_VNNI = ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "f16c", "fma")
 _NEEDS = {
-    "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "f16c", "fma"),
+    "amx": (*_VNNI, "avx512bf16", "amx-tile", "amx-int8", "amx-bf16"),
+    "avx512vnni": _VNNI,
     "avx2": ("avx2", "f16c", "fma"),
     "generic": (),
 }
@@ -41,7 +48,9 @@ def choose(wanted: str = "") -> Isa:
         raise unknown("instruction set", wanted, NAMES)
     for name in (wanted,) if wanted else NAMES:
         missing = [feature for feature in _NEEDS[name] if not have.get(feature)]
-        if missing and wanted:
+        if not missing and name == "amx" and not _may_use_tiles():
+            missing = ["the kernel's permission for tile registers (arch_prctl)"]
+        if wanted and missing:
             raise SetupError(
                 f"isa={wanted} needs {', '.join(missing)}, which this CPU "
                 f"({binding.get_host_cpu_name()}) lacks; leave isa out to use what it has"
@@ -52,11 +61,24 @@ def choose(wanted: str = "") -> Isa:
 
 
 def _made(name: str, host: str, features: str) -> Isa:
-    if name == "avx512vnni":
-        return Isa(name, host, features, "vnni512", True)
+    if name in ("amx", "avx512vnni"):
+        return Isa(name, host, features, "vnni512", True, has_tiles=name == "amx")
     if name == "avx2":
         return Isa(name, "x86-64-v3", "", "maddubs", True)
     import llvmlite.binding as binding
 
     is_x86 = binding.get_default_triple().startswith("x86_64")
     return Isa(name, "x86-64" if is_x86 else "generic", "", "shifts", False)
+
+
+_ASK_FOR_STATE, _TILE_DATA = 0x1023, 18
+"""ARCH_REQ_XCOMP_PERM and XFEATURE_XTILE_DATA (Linux, Documentation/arch/x86/xstate.rst)."""
+
+
+@cache
+def _may_use_tiles() -> bool:
+    """Ask Linux for this process's right to tile registers; threads started later share it."""
+    if sys.platform != "linux":
+        return False
+    arch_prctl = 158
+    return ctypes.CDLL(None).syscall(arch_prctl, _ASK_FOR_STATE, _TILE_DATA) == 0

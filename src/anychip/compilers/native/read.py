@@ -13,7 +13,7 @@ import numpy as np
 from anychip.compilers.native import cover
 from anychip.compilers.native.kernels.number import SIZES
 from anychip.compilers.native.kernels.pointwise import Pointwise, Source, dense_strides
-from anychip.compilers.native.kernels.quantize import Quantize, record_bytes
+from anychip.compilers.native.kernels.quantize import Quantize, records_bytes
 from anychip.compilers.native.plan import (
     MOST_OPERANDS,
     Buffer,
@@ -270,7 +270,7 @@ class Reader:
         key = ("quantized", id(view.place), view.offset, rows, stride)
         if key not in self.made:
             kernel = Quantize(rows, view.shape[-1], stride)
-            out = self.buffer("x8", (rows,), kernel, rows * record_bytes(view.shape[-1]))
+            out = self.buffer("x8", (rows,), kernel, records_bytes(rows, view.shape[-1]))
             self.add(kernel, view, out)
             self.made[key] = (out, view)  # the view keeps its place's id from being used again
         return self.made[key][0], rows

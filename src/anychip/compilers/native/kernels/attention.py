@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from anychip.compilers.native.ir import F32V, I32, I64, Function, Value, vector
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels import number
+from anychip.compilers.native.kernels.attention_tiles import QUERIES, Tiles
 
 _REGISTERS = 24
 """Vectors of queries and sums held at once."""
@@ -20,7 +21,8 @@ class Attention:
     """q f32[batch, queries, heads, width] over k, v [batch, kv_heads, slots, ·] →
     f32[batch, queries, heads, value_width], or partial results when `chunks` > 1.
 
-    A unit is a query, a key head (with all its query heads) and a chunk of the visible keys.
+    A unit is `together` queries, a key head (with all its query heads) and a chunk of the visible
+    keys.
     A partial result is value_width sums, then sixteen times the maximum, then sixteen parts of the
     softmax's denominator. `strides` are q's in elements along batch, queries, heads.
     """
@@ -38,6 +40,7 @@ class Attention:
     element: str
     strides: tuple[int, int, int]
     chunks: int = 1
+    together: int = 1
 
     is_light, row_local = False, False
     operands = ("q", "k", "v", "start", "out")
@@ -45,13 +48,17 @@ class Attention:
     @property
     def name(self) -> str:
         sizes = (self.batch, self.queries, self.heads, self.kv_heads, self.slots, self.width)
-        more = (self.value_width, self.window, self.chunks, *self.strides)
+        more = (self.value_width, self.window, self.chunks, self.together, *self.strides)
         cap = f"_cap{self.softcap:g}".replace(".", "d") if self.softcap else ""
         return f"attention_{self.element}{cap}_{'_'.join(map(str, sizes + more))}"
 
     @property
     def units(self) -> int:
-        return self.batch * self.kv_heads * self.queries * self.chunks
+        return self.batch * self.kv_heads * self._shares * self.chunks
+
+    @property
+    def _shares(self) -> int:
+        return -(-self.queries // self.together)
 
     @property
     def out_row(self) -> int:
@@ -63,35 +70,51 @@ class Attention:
         return 4 * self.batch * self.queries * self.heads * self.chunks * self.out_row
 
     def emit(self, f: Function, isa: Isa, first: Value, last: Value) -> None:
-        group = self.heads // self.kv_heads
-        together = max(1, _REGISTERS // ((self.width + self.value_width) // 16))
+        in_tiles = isa.has_tiles and self.together % QUERIES == 0 and self.width % 32 == 0
+        work = Tiles(f, isa, self) if in_tiles else None
         with f.loop(first, last) as unit:
             chunk, rest = unit % self.chunks, unit // self.chunks
-            query, rest = self._paired(f, rest % self.queries), rest // self.queries
+            share, rest = self._paired(f, rest % self._shares), rest // self._shares
             kv_head, batch = rest % self.kv_heads, rest // self.kv_heads
-            start = f.arguments["start"].at(batch * 4).load(I32).to(I64)
-            position = start + query
-            seen = f.select(position > self.slots - 1, f.i64(self.slots), position + 1)
-            seen = f.select(seen < 0, f.i64(0), seen)
-            lowest = f.i64(0)
-            if self.window:
-                lowest = position - (self.window - 1)
-                lowest = f.select(lowest < 0, f.i64(0), lowest)
-            begin = lowest // 16
-            blocks = (seen + 15) // 16 - begin
-            blocks = f.select(blocks < 0, f.i64(0), blocks)
-            low = (begin + blocks * chunk // self.chunks) * 16
-            high = (begin + blocks * (chunk + 1) // self.chunks) * 16
-            for at in range(0, group, together):
-                heads = range(at, min(at + together, group))
-                self._heads(f, isa, batch, query, kv_head, chunk, heads, low, high, seen, lowest)
+            if work is not None:
+                work.emit(batch, kv_head, share * self.together)
+            elif self.together == 1:
+                self._query(f, isa, batch, share, kv_head, chunk)
+            else:
+                begin = share * self.together
+                end = begin + self.together
+                end = f.select(end > self.queries, f.i64(self.queries), end)
+                with f.loop(begin, end) as query:
+                    self._query(f, isa, batch, query, kv_head, chunk)
+
+    def _query(
+        self, f: Function, isa: Isa, batch: Value, query: Value, kv_head: Value, chunk: Value
+    ) -> None:
+        group = self.heads // self.kv_heads
+        together = max(1, _REGISTERS // ((self.width + self.value_width) // 16))
+        start = f.arguments["start"].at(batch * 4).load(I32).to(I64)
+        position = start + query
+        seen = f.select(position > self.slots - 1, f.i64(self.slots), position + 1)
+        seen = f.select(seen < 0, f.i64(0), seen)
+        lowest = f.i64(0)
+        if self.window:
+            lowest = position - (self.window - 1)
+            lowest = f.select(lowest < 0, f.i64(0), lowest)
+        begin = lowest // 16
+        blocks = (seen + 15) // 16 - begin
+        blocks = f.select(blocks < 0, f.i64(0), blocks)
+        low = (begin + blocks * chunk // self.chunks) * 16
+        high = (begin + blocks * (chunk + 1) // self.chunks) * 16
+        for at in range(0, group, together):
+            heads = range(at, min(at + together, group))
+            self._heads(f, isa, batch, query, kv_head, chunk, heads, low, high, seen, lowest)
 
     def _paired(self, f: Function, index: Value) -> Value:
         """First, last, second, … so that equal shares of units are equal shares of work."""
-        if self.queries == 1:
+        if self._shares == 1:
             return index
         half = index // 2
-        return f.select((index & 1).equals(0), half, f.i64(self.queries - 1) - half)
+        return f.select((index & 1).equals(0), half, f.i64(self._shares - 1) - half)
 
     def _heads(
         self,

@@ -11,8 +11,14 @@ from dataclasses import dataclass
 
 from anychip.compilers.native.ir import F32, F32V, I32, I32V, Cell, Function, Value
 from anychip.compilers.native.isa import Isa
+from anychip.compilers.native.kernels import matmul_tiles
 from anychip.compilers.native.kernels.dot import dot, halves, is_signed
-from anychip.compilers.native.kernels.quantize import META_BYTES, depth64, record_bytes
+from anychip.compilers.native.kernels.quantize import (
+    META_BYTES,
+    depth64,
+    is_tiled,
+    record_bytes,
+)
 from anychip.compilers.native.kernels.store import store_tile
 
 ROWS, COLUMNS, GROUPS = 16, 64, 2
@@ -103,6 +109,9 @@ class BlockMatmul:
         return _TOGETHER if is_deep and tiles % _TOGETHER == 0 else 1
 
     def emit(self, f: Function, isa: Isa, first: Value, last: Value) -> None:
+        if is_tiled(isa, self.tokens):
+            matmul_tiles.emit(f, isa, self, LAYOUTS[self.format], first, last)
+            return
         step = min(self.tokens, _TOKENS_AT_ONCE)
         whole = self.tokens // step * step
         with f.loop(first * self.together, last * self.together, self.together) as tile:

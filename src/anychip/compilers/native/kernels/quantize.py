@@ -3,6 +3,10 @@
 The record of a row of K numbers (K rounded up to 64, zeros behind): K signed bytes, then for each
 group {f32 scale, f32 scale · Σq, i32 -8 Σq, i32 -128 Σq}, where scale = max|x| / 127 and
 q = x · (127 / max|x|) rounded, ties to even. So |x - scale q| is at most scale / 2 (1 + 2^-15).
+
+Where tile registers multiply (`is_tiled`), sixteen rows lie together, 64 columns after 64 columns:
+sixteen times 64 signed bytes, then for each of two groups sixteen f32 scales and sixteen f32
+scale · Σq. What stands there for rows that are missing is not read.
 """
 
 from __future__ import annotations
@@ -25,6 +29,26 @@ def record_bytes(depth: int) -> int:
     return -(-size // 64) * 64
 
 
+TILED_TOKENS = 16
+FEWEST_TILED = 6
+"""From how many rows on tile registers are faster than vectors."""
+TILED_BLOCK = TILED_TOKENS * (64 + 2 * 8)
+"""Bytes of 64 columns of sixteen rows."""
+
+
+def is_tiled(isa: Isa, tokens: int) -> bool:
+    """Whether rows lie for tile registers."""
+    return isa.has_tiles and tokens >= FEWEST_TILED
+
+
+def records_bytes(tokens: int, depth: int) -> int:
+    """Room for `tokens` rows, however they lie."""
+    plain = tokens * record_bytes(depth)
+    if tokens < FEWEST_TILED:
+        return plain
+    return max(plain, -(-tokens // TILED_TOKENS) * (depth64(depth) // 64) * TILED_BLOCK)
+
+
 @dataclass(frozen=True)
 class Quantize:
     """x f32[tokens, depth] (rows `stride` apart) → records. A unit is a row."""
@@ -33,8 +57,13 @@ class Quantize:
     depth: int
     stride: int
 
-    is_light = row_local = True
+    is_light = True
     operands = ("x", "out")
+
+    @property
+    def row_local(self) -> bool:
+        """Not where rows may lie side by side."""
+        return self.tokens < FEWEST_TILED
 
     @property
     def name(self) -> str:
@@ -45,17 +74,37 @@ class Quantize:
         return self.tokens
 
     def emit(self, f: Function, isa: Isa, first: Value, last: Value) -> None:
+        tiled = is_tiled(isa, self.tokens)
+        groups = depth64(self.depth) // GROUP
         with f.loop(first, last) as row:
             x = f.arguments["x"].at(row * (4 * self.stride))
-            out = f.arguments["out"].at(row * record_bytes(self.depth))
+            if tiled:
+                out = f.arguments["out"].at(row // TILED_TOKENS * (groups // 2 * TILED_BLOCK))
+                row = row % TILED_TOKENS
+            else:
+                out = f.arguments["out"].at(row * record_bytes(self.depth))
             with f.loop(0, self.depth // GROUP) as group:
-                self._group(f, x.at(group * (4 * GROUP)), out, group)
-            for group in range(self.depth // GROUP, depth64(self.depth) // GROUP):
+                places = self._places(tiled, out, group, row)
+                self._group(f, tiled, x.at(group * (4 * GROUP)), *places)
+            for index in range(self.depth // GROUP, groups):
+                codes, meta = self._places(tiled, out, f.i64(index), row)
                 nothing = f.constant(I32V, 0)
-                out.at(group * GROUP).store(nothing.take(range(8)), align=1)
-                out.at(depth64(self.depth) + group * META_BYTES).store(nothing.take(range(4)))
+                codes.store(nothing.take(range(8)), align=1)
+                if tiled:
+                    meta.store(f.f32(0.0))
+                    meta.at(4 * TILED_TOKENS).store(f.f32(0.0))
+                else:
+                    meta.store(nothing.take(range(4)))
 
-    def _group(self, f: Function, x: Value, out: Value, group: Value) -> None:
+    def _places(self, tiled: bool, out: Value, group: Value, row: Value) -> tuple[Value, Value]:
+        """Where a group's bytes begin, and its scales."""
+        if not tiled:
+            return out.at(group * GROUP), out.at(depth64(self.depth)).at(group * META_BYTES)
+        block = out.at(group // 2 * TILED_BLOCK)
+        codes = block.at(row * 64).at(group % 2 * GROUP)
+        return codes, block.at(TILED_TOKENS * 64).at(group % 2 * (8 * TILED_TOKENS)).at(row * 4)
+
+    def _group(self, f: Function, tiled: bool, x: Value, out: Value, meta: Value) -> None:
         low, high = x.load(F32V), x.at(64).load(F32V)
         most = f.largest(f.larger(f.magnitude(low), f.magnitude(high)))
         scale = most / 127.0
@@ -63,11 +112,12 @@ class Quantize:
         inverse = f.select(most > 0.0, inverse, f.f32(0.0)).splat()
         codes = [f.rounded(part * inverse).to(I32V) for part in (low, high)]
         for index, code in enumerate(codes):
-            where = out.at(group * GROUP).at(16 * index)
-            where.store(code.to(vector(I8)), align=16)
+            out.at(16 * index).store(code.to(vector(I8)), align=16)
         total = f.total(codes[0] + codes[1])
-        meta = out.at(depth64(self.depth)).at(group * META_BYTES)
         meta.store(scale)
+        if tiled:
+            meta.at(4 * TILED_TOKENS).store(scale * total.to(scale.type))
+            return
         meta.at(4).store(scale * total.to(scale.type))
         meta.at(8).store(total * -8)
         meta.at(12).store(total * -128)

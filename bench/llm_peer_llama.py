@@ -1,0 +1,92 @@
+"""llama.cpp answering the questions of bench/llm.py on its standard input. Needs llama_cpp only.
+
+    python bench/llm_peer_llama.py MODEL.gguf THREADS
+
+`fill CONTEXT BATCH` puts CONTEXT tokens into each of BATCH sequences, `decode CONTEXT BATCH COUNT`
+times COUNT steps from there and takes them back, `prefill LENGTH BATCH` times one prompt. Answers
+are seconds. A context of llama.cpp belongs to one (CONTEXT, BATCH); all share the weights.
+"""
+
+import sys
+import time
+
+import llama_cpp
+from llama_cpp import llama_cpp as c
+
+path, threads = sys.argv[1], int(sys.argv[2])
+ROOM, PIECE, TOKEN = 256, 512, 5
+
+
+@c.llama_log_callback
+def quiet(level, text, data):
+    pass
+
+
+c.llama_log_set(quiet, None)
+c.llama_backend_init()
+model = c.llama_model_load_from_file(path.encode(), c.llama_model_default_params())
+if not model:
+    sys.exit(f"llama.cpp cannot load {path}")
+contexts = {}
+
+
+def context(filled, batch):
+    if (filled, batch) not in contexts:
+        wanted = c.llama_context_default_params()
+        wanted.n_ctx = (filled + ROOM) * batch
+        wanted.n_seq_max = batch
+        wanted.n_batch = wanted.n_ubatch = PIECE
+        wanted.n_threads = wanted.n_threads_batch = threads
+        contexts[filled, batch] = c.llama_init_from_model(model, wanted)
+    return contexts[filled, batch]
+
+
+def run(where, rows):
+    """One batch of (token, position, sequence); logits of each sequence's last row."""
+    batch = c.llama_batch_init(len(rows), 0, 1)
+    last = {sequence: at for at, (_, _, sequence) in enumerate(rows)}
+    batch.n_tokens = len(rows)
+    for at, (token, position, sequence) in enumerate(rows):
+        batch.token[at], batch.pos[at] = token, position
+        batch.n_seq_id[at], batch.seq_id[at][0] = 1, sequence
+        batch.logits[at] = last[sequence] == at
+    started = time.perf_counter()
+    code = c.llama_decode(where, batch)
+    c.llama_synchronize(where)
+    c.llama_get_logits(where)
+    seconds = time.perf_counter() - started
+    c.llama_batch_free(batch)
+    if code:
+        sys.exit(f"llama_decode says {code}")
+    return seconds
+
+
+def fill(where, length, sequence):
+    pieces = [range(at, min(at + PIECE, length)) for at in range(0, length, PIECE)]
+    return sum(run(where, [(TOKEN, p, sequence) for p in piece]) for piece in pieces)
+
+
+def answer(what, *numbers):
+    if what == "prefill":
+        length, batch = numbers
+        where = context(length, batch)
+        c.llama_memory_clear(c.llama_get_memory(where), True)
+        return sum(fill(where, length, s) for s in range(batch))
+    filled, batch = numbers[:2]
+    where = context(filled, batch)
+    if what == "fill":
+        c.llama_memory_clear(c.llama_get_memory(where), True)
+        for sequence in range(batch):
+            fill(where, filled, sequence)
+        return 0.0
+    steps = range(filled, filled + numbers[2])
+    seconds = sum(run(where, [(TOKEN, p, s) for s in range(batch)]) for p in steps)
+    for sequence in range(batch):
+        c.llama_memory_seq_rm(c.llama_get_memory(where), sequence, filled, -1)
+    return seconds
+
+
+print(f"ready llama-cpp-python {llama_cpp.__version__}", flush=True)
+for line in sys.stdin:
+    what, *numbers = line.split()
+    print(answer(what, *map(int, numbers)), flush=True)

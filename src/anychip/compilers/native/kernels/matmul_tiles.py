@@ -1,0 +1,204 @@
+"""Products of many tokens with weights in blocks on tile registers (AMX-INT8), bit for bit what
+matmul_block.py's vectors give: whole numbers are exact, and their scaling keeps its order.
+
+A thread's rows of tiles go in strips. Of a strip and some columns the weights are unpacked once, to
+signed bytes in the nearest caches; then sixteen tokens at a time are multiplied with each row of
+tiles. Intel 64 and IA-32 Optimization Reference Manual, chapter on AMX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import llvmlite.ir as llvm
+
+from anychip.compilers.native.ir import F32, F32V, I8, I32V, Function, Value, vector
+from anychip.compilers.native.isa import Isa
+from anychip.compilers.native.kernels.dot import halves
+from anychip.compilers.native.kernels.quantize import TILED_BLOCK, TILED_TOKENS, depth64
+from anychip.compilers.native.kernels.store import store_tile
+
+_STRIP, _COLUMNS = 4, 1024
+"""Rows of tiles that share a pass over x; most columns unpacked at once."""
+_BLOCK, _GROUPS = 64, 2
+_BYTES = vector(I8, 64)
+_SUMS, _X, _WEIGHTS, _LAST_X, _LAST_SUMS = (0, 1), (2, 3), 4, 5, (6, 7)
+"""Tile registers: one for each of a block's two groups; the last ones for tokens left over."""
+
+
+def emit(f: Function, isa: Isa, kernel: Any, layout: Any, first: Value, last: Value) -> None:
+    """Units first … last - 1 of a BlockMatmul, a unit being one row of tiles."""
+    Product(f, isa, kernel, layout).emit(first, last)
+
+
+class Product:
+    """One emission: sizes known while writing, and the memory it works in."""
+
+    def __init__(self, f: Function, isa: Isa, kernel: Any, layout: Any):
+        self.f, self.isa, self.kernel, self.layout = f, isa, kernel, layout
+        self.blocks = depth64(kernel.depth) // _BLOCK
+        self.parts = -(-self.blocks * _BLOCK // _COLUMNS)
+        self.part_blocks = -(-self.blocks // self.parts)
+        self.strip = min(_STRIP, -(-kernel.rows // 16))
+        self.full = min(kernel.tokens, TILED_TOKENS)
+        self.rest = kernel.tokens % self.full
+        self.row_bytes = self.blocks * layout.tile_bytes
+
+    def emit(self, first: Value, last: Value) -> None:
+        f = self.f
+        self.unpacked = f.room(self.strip * self.part_blocks * 1024)
+        self.whole = f.room(2 * 1024)
+        self.partial = f.room(self.strip * self.kernel.tokens * 64 if self.parts > 1 else 64)
+        with tiles(f, self._shapes()), f.loop(first, last, self.strip) as base:
+            end = base + self.strip
+            end = f.select(end > last, last, end)
+            for part in range(self.parts):
+                begin = part * self.part_blocks
+                blocks = range(begin, min(begin + self.part_blocks, self.blocks))
+                with f.loop(base, end) as tile:
+                    self._unpack(base, tile, blocks)
+                self._multiply(base, end, part, blocks)
+
+    def _shapes(self) -> dict[int, tuple[int, int]]:
+        shapes = {_SUMS[0]: (self.full, 64), _SUMS[1]: (self.full, 64)}
+        shapes |= {_X[0]: (self.full, 32), _X[1]: (self.full, 32)}
+        shapes |= {_WEIGHTS: (8, 64)}
+        if self.rest:
+            shapes |= {_LAST_X: (self.rest, 32)}
+            shapes |= dict.fromkeys(_LAST_SUMS, (self.rest, 64))
+        return shapes
+
+    def _unpack(self, base: Value, tile: Value, blocks: range) -> None:
+        """Columns of a row of tiles as signed bytes, four columns of sixteen rows a line."""
+        f, layout = self.f, self.layout
+        weights = f.arguments["weights"].at(tile * self.row_bytes)
+        out = self.unpacked.at((tile - base) * (self.part_blocks * 1024))
+        zero = f.constant(_BYTES, layout.zero if layout.zero < 128 else -128)
+        with f.loop(0, len(blocks)) as block:
+            w = weights.at((block + blocks.start) * layout.tile_bytes)
+            lines = out.at(block * 1024)
+            for line in range(layout.quant_bytes // 64):
+                packed = w.at(64 * line).load(I32V, align=64)
+                planes = [packed]
+                if layout.bits == 4:
+                    planes = [packed & 0x0F0F0F0F, (packed >> 4) & 0x0F0F0F0F]
+                for plane, quants in enumerate(planes):
+                    signed = quants.bits_as(_BYTES)
+                    signed = signed - zero if layout.zero else signed
+                    lines.at(64 * (line * len(planes) + plane)).store(signed, align=64)
+
+    def _multiply(self, base: Value, end: Value, part: int, blocks: range) -> None:
+        """All tokens with the unpacked columns of a strip."""
+        f = self.f
+        whole = self.kernel.tokens // self.full * self.full
+        with f.loop(0, whole, self.full) as token, f.loop(base, end) as tile:
+            self._some(base, tile, token, self.full, part, blocks)
+        if self.rest:
+            with f.loop(base, end) as tile:
+                self._some(base, tile, f.i64(whole), self.rest, part, blocks)
+
+    def _some(
+        self, base: Value, tile: Value, token: Value, count: int, part: int, blocks: range
+    ) -> None:
+        """`count` tokens with one row of tiles."""
+        f = self.f
+        x = f.arguments["x"].at(token // TILED_TOKENS * (self.blocks * TILED_BLOCK))
+        lines = self.unpacked.at((tile - base) * (self.part_blocks * 1024))
+        weights = f.arguments["weights"].at(tile * self.row_bytes)
+        partial = self.partial.at(((tile - base) * self.kernel.tokens + token) * 64)
+        if part:
+            sums = [f.cell(partial.at(64 * t).load(F32V)) for t in range(count)]
+        else:
+            sums = [f.cell(f.constant(F32V, 0.0)) for _ in range(count)]
+
+        def products(block: Value) -> None:
+            own = x.at(block * TILED_BLOCK)
+            self._products(own, lines.at((block - blocks.start) * 1024), count)
+
+        def scale(block: Value) -> None:
+            meta = x.at(block * TILED_BLOCK).at(TILED_TOKENS * 64)
+            w = weights.at(block * self.layout.tile_bytes).at(self.layout.quant_bytes)
+            for group in range(_GROUPS):
+                self._scale(w, group, meta.at(group * 8 * TILED_TOKENS), sums)
+
+        # A block's numbers are scaled while tiles multiply the next block's; and no loads wait
+        # behind stores whose numbers are not there yet.
+        products(f.i64(blocks.start))
+        self._store(count)
+        with f.loop(blocks.start + 1, blocks.stop) as block:
+            products(block)
+            scale(block - 1)
+            self._store(count)
+        scale(f.i64(blocks.stop - 1))
+        for t, one in enumerate(sums):
+            if part == self.parts - 1:
+                store_tile(f, self.kernel, tile, token + t, one.value)
+            else:
+                partial.at(64 * t).store(one.value)
+
+    def _registers(self, count: int, group: int) -> tuple[int, int]:
+        """(sums, x) for so many tokens."""
+        if count == self.full:
+            return _SUMS[group], _X[group]
+        return _LAST_SUMS[group], _LAST_X
+
+    def _products(self, x: Value, lines: Value, count: int) -> None:
+        """Both groups' whole numbers, in registers."""
+        stride = self.f.i64(64)
+        for group in range(_GROUPS):
+            sums, rows = self._registers(count, group)
+            operate(self.f, "tilezero", sums)
+            operate(self.f, "tileloadd64", rows, x.at(32 * group), stride)
+            operate(self.f, "tileloadd64", _WEIGHTS, lines.at(512 * group), stride)
+            operate(self.f, "tdpbssd", sums, rows, _WEIGHTS)
+
+    def _store(self, count: int) -> None:
+        """Both groups' whole numbers, [group, token, row], from registers into `whole`."""
+        for group in range(_GROUPS):
+            sums, _ = self._registers(count, group)
+            operate(self.f, "tilestored64", sums, self.whole.at(1024 * group), self.f.i64(64))
+
+    def _scale(self, w: Value, group: int, meta: Value, sums: list[Any]) -> None:
+        """As matmul_block's `_group`, operation by operation."""
+        f = self.f
+        scales, least = halves(f, self.isa, w.at(group * 32)), None
+        if self.layout.has_minimum:
+            least = halves(f, self.isa, w.at((_GROUPS + group) * 32))
+        for t, one in enumerate(sums):
+            number = self.whole.at(1024 * group + 64 * t).load(I32V, align=64).to(F32V)
+            value = f.fma(scales * meta.at(4 * t).load(F32).splat(), number, one.value)
+            if least is not None:
+                total = meta.at(4 * (TILED_TOKENS + t)).load(F32).splat()
+                value = f.fma(least, total, value)
+            one.value = value
+
+
+@contextmanager
+def tiles(f: Function, shapes: dict[int, tuple[int, int]]) -> Iterator[None]:
+    """Tile registers of (rows, bytes of a row) by number, given back afterwards."""
+    content = bytearray(64)
+    content[0] = 1
+    for number, (rows, columns) in shapes.items():
+        content[16 + 2 * number : 18 + 2 * number] = columns.to_bytes(2, "little")
+        content[48 + number] = rows
+    kind = llvm.ArrayType(I8, 64)
+    name = f"{f.raw.name}_tiles"
+    known: Any = llvm.GlobalVariable(f.module, kind, name)
+    known.linkage, known.global_constant, known.align = "internal", True, 64
+    known.initializer = llvm.Constant(kind, content)
+    operate(f, "ldtilecfg", f.plain_pointer(known))
+    yield
+    operate(f, "tilerelease")
+
+
+def operate(f: Function, name: str, *arguments: int | Value) -> None:
+    """One tile instruction; numbers are registers."""
+    full = f"llvm.x86.{name}"
+    given = [a.raw if isinstance(a, Value) else I8(a) for a in arguments]
+    known = f.module.globals.get(full)
+    if known is None:
+        kind = llvm.FunctionType(llvm.VoidType(), [one.type for one in given])
+        known = llvm.Function(f.module, kind, full)
+    f.builder.call(known, given)
