@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export JAX_PLATFORMS := cpu
 
-.PHONY: run test ops-table zoo size clean
+.PHONY: run test ops-table zoo fuzz-native size clean
 
 run: $(VENV)/.run
 	$(BIN)/anychip demo
@@ -26,6 +26,10 @@ ops-table: $(VENV)/.dev
 zoo: $(VENV)/.dev
 	$(PIP) --editable '.[zoo]'
 	$(BIN)/python tools/zoo.py
+
+# Kernels of cpu:native on random shapes with guard pages, for SECONDS (default 600).
+fuzz-native: $(VENV)/.dev
+	$(BIN)/python tests/pure/test_native_fuzz.py $(or $(SECONDS),600)
 
 size:
 	$(PYTHON) tools/size.py

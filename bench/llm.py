@@ -188,12 +188,13 @@ def main() -> None:
     parser.add_argument("--only", help="one model's name")
     parser.add_argument("--cases", default="decode,batch,prefill")
     parser.add_argument("--rounds", type=int, help="default 7, or 3 when quick")
+    parser.add_argument("--steps", type=int, help="decode steps of a round, default 64 or 24")
     options = parser.parse_args()
     home = config.read("home")
     most = len(os.sched_getaffinity(0))
     threads = [int(n) for n in options.threads.split(",")] if options.threads else [most]
     rounds = options.rounds or (3 if options.quick else 7)
-    steps = 24 if options.quick else 64
+    steps = options.steps or (24 if options.quick else 64)
     models = [
         Model("smollm2-135m", pull("smollm2-135m", home).path, steps),
         Model("llama-1b", random_1b(home / "bench" / "llama-1b-q4_0.gguf"), steps // 4),

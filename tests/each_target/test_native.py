@@ -373,7 +373,17 @@ def test_the_real_model_chooses_the_tokens_xla_chooses(smollm2: Path, tmp_path):
     assert parted <= 2
 
 
-@pytest.mark.parametrize("form", ["q6_K", "q4_K"])
+def test_every_format_with_a_kernel_runs_natively(tiny_gguf):
+    model = load(tiny_gguf(format=["q4_K", "q6_K", "q5_K", "q4_1", "f16", "bf16", "f32"]))
+    native, xla = (build(t, model, 1, 64) for t in (NativeTarget(), XlaTarget()))
+    ours, theirs = Session(native, 64), Session(xla, 64)
+    for position, token in enumerate([3, 9, 200]):
+        a, b = ours.step(native, [token], position), theirs.step(xla, [token], position)
+        assert np.abs(a - b).max() < 0.05 * np.abs(b).max()
+    assert native.coverage.count("native") == native.coverage.total
+
+
+@pytest.mark.parametrize("form", ["q5_0"])
 def test_formats_without_a_kernel_fall_back_piece_by_piece_and_the_ledger_says_so(tiny_gguf, form):
     model = load(tiny_gguf(format=[form, "q8_0"]))
     native, xla = (build(t, model, 1, 64) for t in (NativeTarget(), XlaTarget()))

@@ -11,7 +11,8 @@ import pytest
 from anychip.compilers.native.alone import load_kernels
 from anychip.compilers.native.isa import NAMES, Isa, choose
 from anychip.compilers.native.kernels.embed import Embed
-from anychip.compilers.native.kernels.matmul_block import LAYOUTS, BlockMatmul
+from anychip.compilers.native.kernels.layout import LAYOUTS
+from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
 from anychip.compilers.native.kernels.quantize import Quantize, records_bytes
 from anychip.compilers.native.pack import pack_blocks, pack_dense
@@ -82,11 +83,12 @@ def whole_number_product(blocks: np.ndarray, form: str, x: np.ndarray) -> np.nda
     return sums
 
 
+SIMPLE = sorted(name for name, one in LAYOUTS.items() if not one.is_nested)
 SHAPES = [(16, 64, 1), (33, 96, 1), (64, 4128, 1), (5, 32, 2), (48, 160, 3), (40, 128, 11)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("form", sorted(LAYOUTS))
+@pytest.mark.parametrize("form", SIMPLE)
 def test_block_products_are_exact_in_whole_numbers_and_stay_in_their_memory(name, form):
     isa = isa_of(name)
     random = np.random.default_rng(3)
@@ -146,7 +148,7 @@ def test_dense_products_agree_with_numpy_and_stay_in_their_memory(name, element)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("form", [*sorted(LAYOUTS), "f32", "bf16", "f16"])
+@pytest.mark.parametrize("form", [*SIMPLE, "f32", "bf16", "f16"])
 def test_embedded_rows_are_the_weights_own_numbers(name, form):
     isa = isa_of(name)
     random = np.random.default_rng(5)
@@ -178,7 +180,7 @@ def test_a_share_of_the_units_writes_only_its_own_rows():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("form", [*sorted(LAYOUTS), "bf16"])
+@pytest.mark.parametrize("form", [*SIMPLE, "bf16"])
 def test_a_tokens_product_does_not_depend_on_who_goes_along(name, form):
     isa = isa_of(name)
     random = np.random.default_rng(6)

@@ -8,7 +8,8 @@ import pytest
 
 from anychip.compilers.native import pack
 from anychip.compilers.native.isa import Isa, choose
-from anychip.compilers.native.kernels.matmul_block import LAYOUTS, BlockMatmul
+from anychip.compilers.native.kernels.layout import LAYOUTS
+from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.plan import Constant, PackedWeight
 from anychip.core import Weight, Weights
 from anychip.core.blocks import block_format

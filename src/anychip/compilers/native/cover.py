@@ -15,7 +15,8 @@ import numpy as np
 from anychip.compilers.native.kernels.attention import Attention, MergeChunks
 from anychip.compilers.native.kernels.cache import CacheUpdate
 from anychip.compilers.native.kernels.embed import Embed
-from anychip.compilers.native.kernels.matmul_block import LAYOUTS, BlockMatmul
+from anychip.compilers.native.kernels.layout import LAYOUTS
+from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
 from anychip.compilers.native.kernels.norm import RmsNorm
 from anychip.compilers.native.kernels.number import SIZES

@@ -20,12 +20,12 @@ import numpy as np
 
 from anychip.compilers.cache import cpu_features
 from anychip.compilers.native.isa import Isa
-from anychip.compilers.native.kernels.matmul_block import LAYOUTS
+from anychip.compilers.native.kernels.layout import LAYOUTS
+from anychip.compilers.native.pack_blocks import pack_blocks
 from anychip.compilers.native.plan import Constant, PackedWeight
 from anychip.core import InputError, Weights, dtype
-from anychip.core.blocks import block_format
 
-VERSION = 1
+VERSION = 2
 """Counts changes of any layout."""
 
 Entry = PackedWeight | Constant
@@ -174,35 +174,3 @@ def pack_dense(array: np.ndarray) -> np.ndarray:
     full = np.zeros((tiles * 16, depth, size), np.uint8)
     full[:rows] = np.ascontiguousarray(array).view(np.uint8).reshape(rows, depth, size)
     return np.ascontiguousarray(full.reshape(tiles, 16, depth, size).transpose(0, 2, 1, 3))
-
-
-def pack_blocks(blocks: np.ndarray, format: str, depth: int) -> np.ndarray:
-    """u8[N, bytes of a row] → u8[tiles of 16 rows, tiles of 64 columns, tile bytes].
-
-    Rows and columns that are not there have scale and minimum 0.
-    """
-    layout, size = LAYOUTS[format], block_format(format).nbytes
-    rows, groups = len(blocks), depth // 32
-    lead = 2 + 2 * layout.has_minimum
-    parts = blocks.reshape(rows, groups, size)
-    halves = parts[..., :lead].reshape(rows, groups, lead // 2, 2)
-    raw = parts[..., lead:]
-    quants = raw if layout.bits == 8 else np.concatenate([raw & 15, raw >> 4], axis=-1)
-    if layout.bits == 8:
-        quants = quants ^ 128  # signed to unsigned, 128 more
-    tiles, columns = -(-rows // 16), -(-depth // 64)
-    full = np.zeros((tiles * 16, columns * 2, 32), np.uint8)
-    full[:rows, :groups] = quants
-    scales = np.zeros((tiles * 16, columns * 2, lead // 2, 2), np.uint8)
-    scales[:rows, :groups] = halves
-    # [tile, row, column tile, quartet, 4] → [tile, column tile, quartet, row, 4]
-    quartets = full.reshape(tiles, 16, columns, 16, 4).transpose(0, 2, 3, 1, 4)
-    if layout.bits == 4:
-        pairs = quartets.reshape(tiles, columns, 8, 2, 64)
-        packed = pairs[:, :, :, 0] | pairs[:, :, :, 1] << 4
-    else:
-        packed = quartets.reshape(tiles, columns, 16, 64)
-    ordered = scales.reshape(tiles, 16, columns, 2, lead // 2, 2).transpose(0, 2, 4, 3, 1, 5)
-    return np.concatenate(
-        [packed.reshape(tiles, columns, -1), ordered.reshape(tiles, columns, -1)], axis=-1
-    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from anychip.compilers.native.ir import F32V, I8, I32, I64, Function, Value, vector
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels import number
-from anychip.compilers.native.kernels.matmul_block import GROUPS, LAYOUTS, ROWS
+from anychip.compilers.native.kernels.layout import COLUMNS, LAYOUTS, ROWS
 from anychip.compilers.native.kernels.quantize import depth64
 
 
@@ -52,40 +52,36 @@ class Embed:
 
     def _blocks(self, f: Function, isa: Isa, tile: Value, lane: Value, out: Value) -> None:
         layout = LAYOUTS[self.format]
-        columns = depth64(self.depth) // 64
-        with f.loop(0, self.depth // 32) as group:
-            block = (tile * columns + group // GROUPS) * layout.tile_bytes
-            w = f.arguments["weights"].at(block)
-            inner = group % GROUPS
-            half = w.at(layout.quant_bytes).at((inner * ROWS + lane) * 2)
-            scale = _half(f, isa, half).splat()
-            least = None
-            if layout.has_minimum:
-                least = _half(f, isa, half.at(GROUPS * ROWS * 2)).splat()
-            quartets = self._quartets(f, w, inner, lane)
-            for part, codes in enumerate(quartets):
+        row = f.arguments["weights"].at(tile * layout.row_bytes(depth64(self.depth) // COLUMNS))
+        whole, rest = divmod(self.depth, COLUMNS)
+        with f.loop(0, whole) as block:
+            self._block(f, isa, row, block, lane, out, COLUMNS)
+        if rest:
+            self._block(f, isa, row, f.i64(whole), lane, out, rest)
+
+    def _block(
+        self,
+        f: Function,
+        isa: Isa,
+        row: Value,
+        block: Value,
+        lane: Value,
+        out: Value,
+        columns: int,
+    ) -> None:
+        """The first columns of one tile's row."""
+        layout = LAYOUTS[self.format]
+        w = layout.tile(row, block)
+        for group in range(columns // layout.group):
+            both = layout.scales(f, isa, row, block, group, lane)
+            scale, least = (None if one is None else one.splat() for one in both)
+            assert scale is not None
+            words = layout.quartets(w, group * layout.group // 4, layout.group // 4, lane)
+            for part in range(0, len(words), 4):
+                four = f.constant(vector(I32, 4), 0)
+                for at, word in enumerate(words[part : part + 4]):
+                    four = Value(f, f.builder.insert_element(four.raw, word.raw, I32(at)))
+                codes = four.bits_as(vector(I8)).unsigned_to(vector(I32))
                 value = (codes - layout.zero).to(F32V) * scale
                 value = value if least is None else value + least
-                out.at(group * 128).at(64 * part).store(value)
-
-    def _quartets(self, f: Function, w: Value, group: Value, lane: Value) -> list[Value]:
-        """The group's 32 quants, 16 to a vector."""
-        layout = LAYOUTS[self.format]
-        made: list[Value] = []
-        for part in range(2):
-            whole: list[Value] = []
-            for quartet in range(4 * part, 4 * part + 4):
-                vectors = 8 * layout.bits // 8  # a group's
-                index, high = (quartet, 0) if layout.bits == 8 else divmod(quartet, 2)
-                word = w.at((group * vectors + index) * 64 + lane * 4).load(I32)
-                word = (word >> 4 * high) & 0x0F0F0F0F if layout.bits == 4 else word
-                whole.append(word)
-            four = f.constant(vector(I32, 4), 0)
-            for at, word in enumerate(whole):
-                four = Value(f, f.builder.insert_element(four.raw, word.raw, I32(at)))
-            made.append(four.bits_as(vector(I8)).unsigned_to(vector(I32)))
-        return made
-
-
-def _half(f: Function, isa: Isa, pointer: Value) -> Value:
-    return number.load(f, isa, pointer, "f16", 1)
+                out.at(block * (4 * COLUMNS)).at(4 * (group * layout.group + 4 * part)).store(value)

@@ -1,9 +1,4 @@
-"""Products with weights in 4- and 8-bit blocks, activations in 8 bits: y = W x in whole numbers.
-
-A tile is 16 rows by 64 columns. It holds the rows' quants interleaved so that one 64-byte vector
-has four columns of sixteen rows (for 4 bits two such quartets, low and high halves), then each
-32-column group's f16 scales, then its f16 minimums where the format has them.
-"""
+"""Products with weights in blocks (layout.py), activations in 8 bits: y = W x in whole numbers."""
 
 from __future__ import annotations
 
@@ -12,41 +7,17 @@ from dataclasses import dataclass
 from anychip.compilers.native.ir import F32, F32V, I32, I32V, Cell, Function, Value
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels import matmul_tiles
-from anychip.compilers.native.kernels.dot import dot, halves, is_signed
+from anychip.compilers.native.kernels.dot import dot, is_signed
+from anychip.compilers.native.kernels.layout import COLUMNS, LAYOUTS, ROWS
 from anychip.compilers.native.kernels.quantize import (
+    BIAS_AT,
+    GROUP,
     META_BYTES,
     depth64,
     is_tiled,
     record_bytes,
 )
 from anychip.compilers.native.kernels.store import store_tile
-
-ROWS, COLUMNS, GROUPS = 16, 64, 2
-
-
-@dataclass(frozen=True)
-class BlockLayout:
-    """How a format lies in a tile: bits of a quant, whether there are minimums, and what is
-    subtracted from a quant to get the number that the scale multiplies."""
-
-    bits: int
-    has_minimum: bool
-    zero: int
-
-    @property
-    def quant_bytes(self) -> int:
-        return ROWS * COLUMNS * self.bits // 8
-
-    @property
-    def tile_bytes(self) -> int:
-        return self.quant_bytes + GROUPS * ROWS * 2 * (2 if self.has_minimum else 1)
-
-
-LAYOUTS = {
-    "q4_0": BlockLayout(4, False, 8),
-    "q4_1": BlockLayout(4, True, 0),
-    "q8_0": BlockLayout(8, False, 128),
-}
 
 _TOKENS_AT_ONCE = 8
 """Tokens that share one read of a tile: what fits in 32 registers."""
@@ -127,7 +98,7 @@ class BlockMatmul:
     @property
     def _row_bytes(self) -> int:
         """Of one row of tiles."""
-        return self._blocks * LAYOUTS[self.format].tile_bytes
+        return LAYOUTS[self.format].row_bytes(self._blocks)
 
     def _some(
         self, f: Function, isa: Isa, tile: Value, weights: Value, token: Value, count: int
@@ -140,14 +111,16 @@ class BlockMatmul:
         sums = [[f.cell(zero) for _ in range(count)] for _ in rows]
         with f.loop(0, self._blocks) as block:
             quants = x.at(block * COLUMNS)
-            meta = x.at(depth64(self.depth)).at(block * (GROUPS * META_BYTES))
+            meta = x.at(depth64(self.depth)).at(block * (COLUMNS // GROUP * META_BYTES))
             for row in rows:
-                w = weights.at(row * self._row_bytes).at(block * layout.tile_bytes)
+                own = weights.at(row * self._row_bytes)
+                w = layout.tile(own, block)
                 if count == 1:
                     for line in range(0, layout.tile_bytes, 64):
                         f.prefetch(w.at(_AHEAD + line))
-                for group in range(GROUPS):
-                    self._group(f, isa, w, quants, meta, group, sums[row])
+                for group in range(layout.groups):
+                    scales = layout.scales(f, isa, own, block, group)
+                    self._group(f, isa, w, scales, quants, meta, group, sums[row])
         for row in rows:
             for index, one in enumerate(sums[row]):
                 store_tile(f, self, tile + row, token + index, one.value)
@@ -157,49 +130,37 @@ class BlockMatmul:
         f: Function,
         isa: Isa,
         w: Value,
+        scales: tuple[Value, Value | None],
         quants: Value,
         meta: Value,
         group: int,
         sums: list[Cell],
     ) -> None:
-        """32 columns: whole-number products, then one scaling a row and token.
+        """Columns of one scale: whole-number products, then one scaling a row and token.
 
         Groups are added up in order whatever `count` is, so a token's numbers do not depend on how
         many others go along. A token alone has two chains of whole numbers, to hide latency.
         """
         layout, stride = LAYOUTS[self.format], record_bytes(self.depth)
         zero = f.constant(I32V, 0)
-        signed = is_signed(isa, layout.bits)
         tokens = range(len(sums))
-        metas = [meta.at(t * stride + group * META_BYTES) for t in tokens]
-        bias_at = {8: 8, 128: 12}.get(layout.zero, 0)
-        if bias_at and not signed:
-            whole = [metas[t].at(bias_at).load(I32).splat() for t in tokens]
+        metas = [meta.at(t * stride + group * layout.group // GROUP * META_BYTES) for t in tokens]
+        if layout.zero and not is_signed(isa, layout.bits):
+            at = BIAS_AT[layout.zero] + 4 * (group * layout.group % GROUP // 16)
+            whole = [metas[t].at(at).load(I32).splat() for t in tokens]
         else:
             whole = [zero for _ in tokens]
         second = [zero] if len(sums) == 1 else whole
-        per_vector = 8 // layout.bits
-        for index in range(8 // per_vector):
-            at = (group * (8 // per_vector) + index) * 64
-            packed = w.at(at).load(I32V, align=64)
-            planes = (
-                [packed] if layout.bits == 8 else [packed & 0x0F0F0F0F, (packed >> 4) & 0x0F0F0F0F]
-            )
-            for plane, part in enumerate(planes):
-                four = group * 32 + (index * per_vector + plane) * 4
-                for t in tokens:
-                    target = second if (index * per_vector + plane) % 2 else whole
-                    target[t] = dot(
-                        f, isa, target[t], part, quants.at(t * stride + four), layout.bits
-                    )
-        scales = halves(f, isa, w.at(layout.quant_bytes + group * ROWS * 2))
-        least = None
-        if layout.has_minimum:
-            least = halves(f, isa, w.at(layout.quant_bytes + (GROUPS + group) * ROWS * 2))
+        first, count = group * layout.group // 4, layout.group // 4
+        for index, part in enumerate(layout.quartets(w, first, count)):
+            target = second if index % 2 else whole
+            for t in tokens:
+                four = quants.at(t * stride + 4 * (first + index))
+                target[t] = dot(f, isa, target[t], part, four, layout.bits)
+        scale, least = scales
         for t in tokens:
             number = (whole[t] if second is whole else whole[t] + second[t]).to(F32V)
-            scale = metas[t].load(F32).splat()
-            value = f.fma(scales * scale, number, sums[t].value)
+            value = f.fma(scale * metas[t].load(F32).splat(), number, sums[t].value)
             if least is not None:
                 value = f.fma(least, metas[t].at(4).load(F32).splat(), value)
             sums[t].value = value

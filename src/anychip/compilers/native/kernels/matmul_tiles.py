@@ -16,19 +16,21 @@ import llvmlite.ir as llvm
 
 from anychip.compilers.native.ir import F32, F32V, I8, I32V, Function, Value, vector
 from anychip.compilers.native.isa import Isa
-from anychip.compilers.native.kernels.dot import halves
-from anychip.compilers.native.kernels.quantize import TILED_BLOCK, TILED_TOKENS, depth64
+from anychip.compilers.native.kernels.layout import COLUMNS, BlockLayout
+from anychip.compilers.native.kernels.quantize import GROUP, TILED_BLOCK, TILED_TOKENS, depth64
 from anychip.compilers.native.kernels.store import store_tile
 
 _STRIP, _COLUMNS = 4, 1024
 """Rows of tiles that share a pass over x; most columns unpacked at once."""
-_BLOCK, _GROUPS = 64, 2
 _BYTES = vector(I8, 64)
-_SUMS, _X, _WEIGHTS, _LAST_X, _LAST_SUMS = (0, 1), (2, 3), 4, 5, (6, 7)
-"""Tile registers: one for each of a block's two groups; the last ones for tokens left over."""
+_X, _WEIGHTS, _LAST_X, _LAST_SUMS = 4, 5, 6, 7
+"""Tile registers. Those before are sums, one for each of a block's groups; the last two are for the
+tokens left over."""
 
 
-def emit(f: Function, isa: Isa, kernel: Any, layout: Any, first: Value, last: Value) -> None:
+def emit(
+    f: Function, isa: Isa, kernel: Any, layout: BlockLayout, first: Value, last: Value
+) -> None:
     """Units first … last - 1 of a BlockMatmul, a unit being one row of tiles."""
     Product(f, isa, kernel, layout).emit(first, last)
 
@@ -36,20 +38,20 @@ def emit(f: Function, isa: Isa, kernel: Any, layout: Any, first: Value, last: Va
 class Product:
     """One emission: sizes known while writing, and the memory it works in."""
 
-    def __init__(self, f: Function, isa: Isa, kernel: Any, layout: Any):
+    def __init__(self, f: Function, isa: Isa, kernel: Any, layout: BlockLayout):
         self.f, self.isa, self.kernel, self.layout = f, isa, kernel, layout
-        self.blocks = depth64(kernel.depth) // _BLOCK
-        self.parts = -(-self.blocks * _BLOCK // _COLUMNS)
+        self.blocks = depth64(kernel.depth) // COLUMNS
+        self.parts = -(-self.blocks * COLUMNS // _COLUMNS)
         self.part_blocks = -(-self.blocks // self.parts)
         self.strip = min(_STRIP, -(-kernel.rows // 16))
         self.full = min(kernel.tokens, TILED_TOKENS)
         self.rest = kernel.tokens % self.full
-        self.row_bytes = self.blocks * layout.tile_bytes
+        self.row_bytes = layout.row_bytes(self.blocks)
 
     def emit(self, first: Value, last: Value) -> None:
         f = self.f
         self.unpacked = f.room(self.strip * self.part_blocks * 1024)
-        self.whole = f.room(2 * 1024)
+        self.whole = f.room(self.layout.groups * 1024)
         self.partial = f.room(self.strip * self.kernel.tokens * 64 if self.parts > 1 else 64)
         with tiles(f, self._shapes()), f.loop(first, last, self.strip) as base:
             end = base + self.strip
@@ -62,12 +64,11 @@ class Product:
                 self._multiply(base, end, part, blocks)
 
     def _shapes(self) -> dict[int, tuple[int, int]]:
-        shapes = {_SUMS[0]: (self.full, 64), _SUMS[1]: (self.full, 64)}
-        shapes |= {_X[0]: (self.full, 32), _X[1]: (self.full, 32)}
-        shapes |= {_WEIGHTS: (8, 64)}
+        group = self.layout.group
+        shapes = dict.fromkeys(range(self.layout.groups), (self.full, 64))
+        shapes |= {_X: (self.full, group), _WEIGHTS: (group // 4, 64)}
         if self.rest:
-            shapes |= {_LAST_X: (self.rest, 32)}
-            shapes |= dict.fromkeys(_LAST_SUMS, (self.rest, 64))
+            shapes |= {_LAST_X: (self.rest, group), _LAST_SUMS: (self.rest, 64)}
         return shapes
 
     def _unpack(self, base: Value, tile: Value, blocks: range) -> None:
@@ -77,17 +78,11 @@ class Product:
         out = self.unpacked.at((tile - base) * (self.part_blocks * 1024))
         zero = f.constant(_BYTES, layout.zero if layout.zero < 128 else -128)
         with f.loop(0, len(blocks)) as block:
-            w = weights.at((block + blocks.start) * layout.tile_bytes)
-            lines = out.at(block * 1024)
-            for line in range(layout.quant_bytes // 64):
-                packed = w.at(64 * line).load(I32V, align=64)
-                planes = [packed]
-                if layout.bits == 4:
-                    planes = [packed & 0x0F0F0F0F, (packed >> 4) & 0x0F0F0F0F]
-                for plane, quants in enumerate(planes):
-                    signed = quants.bits_as(_BYTES)
-                    signed = signed - zero if layout.zero else signed
-                    lines.at(64 * (line * len(planes) + plane)).store(signed, align=64)
+            w = layout.tile(weights, block + blocks.start)
+            for index, quants in enumerate(layout.quartets(w, 0, 16)):
+                signed = quants.bits_as(_BYTES)
+                signed = signed - zero if layout.zero else signed
+                out.at(block * 1024).at(64 * index).store(signed, align=64)
 
     def _multiply(self, base: Value, end: Value, part: int, blocks: range) -> None:
         """All tokens with the unpacked columns of a strip."""
@@ -119,56 +114,58 @@ class Product:
 
         def scale(block: Value) -> None:
             meta = x.at(block * TILED_BLOCK).at(TILED_TOKENS * 64)
-            w = weights.at(block * self.layout.tile_bytes).at(self.layout.quant_bytes)
-            for group in range(_GROUPS):
-                self._scale(w, group, meta.at(group * 8 * TILED_TOKENS), sums)
+            for group in range(self.layout.groups):
+                both = self.layout.scales(f, self.isa, weights, block, group)
+                at = group * self.layout.group // GROUP * 8 * TILED_TOKENS
+                self._scale(both, group, meta.at(at), sums)
 
-        # A block's numbers are scaled while tiles multiply the next block's; and no loads wait
-        # behind stores whose numbers are not there yet.
-        products(f.i64(blocks.start))
-        self._store(count)
-        with f.loop(blocks.start + 1, blocks.stop) as block:
-            products(block)
-            scale(block - 1)
-            self._store(count)
-        scale(f.i64(blocks.stop - 1))
+        if count == self.full:
+            # A block's numbers are scaled while tiles multiply the next block's; and no loads
+            # wait behind stores whose numbers are not there yet.
+            products(f.i64(blocks.start))
+            self._store()
+            with f.loop(blocks.start + 1, blocks.stop) as block:
+                products(block)
+                scale(block - 1)
+                self._store()
+            scale(f.i64(blocks.stop - 1))
+        else:
+            with f.loop(blocks.start, blocks.stop) as block:
+                products(block)
+                scale(block)
         for t, one in enumerate(sums):
             if part == self.parts - 1:
                 store_tile(f, self.kernel, tile, token + t, one.value)
             else:
                 partial.at(64 * t).store(one.value)
 
-    def _registers(self, count: int, group: int) -> tuple[int, int]:
-        """(sums, x) for so many tokens."""
-        if count == self.full:
-            return _SUMS[group], _X[group]
-        return _LAST_SUMS[group], _LAST_X
-
     def _products(self, x: Value, lines: Value, count: int) -> None:
-        """Both groups' whole numbers, in registers."""
-        stride = self.f.i64(64)
-        for group in range(_GROUPS):
-            sums, rows = self._registers(count, group)
+        """All groups' whole numbers: in registers, or, of the tokens left over, in `whole`."""
+        stride, group_bytes = self.f.i64(64), self.layout.group
+        for group in range(self.layout.groups):
+            is_last = count != self.full
+            sums, rows = (_LAST_SUMS, _LAST_X) if is_last else (group, _X)
             operate(self.f, "tilezero", sums)
-            operate(self.f, "tileloadd64", rows, x.at(32 * group), stride)
-            operate(self.f, "tileloadd64", _WEIGHTS, lines.at(512 * group), stride)
+            operate(self.f, "tileloadd64", rows, x.at(group_bytes * group), stride)
+            own = lines.at(16 * group_bytes * group)
+            operate(self.f, "tileloadd64", _WEIGHTS, own, stride)
             operate(self.f, "tdpbssd", sums, rows, _WEIGHTS)
+            if is_last:
+                operate(self.f, "tilestored64", sums, self.whole.at(1024 * group), stride)
 
-    def _store(self, count: int) -> None:
-        """Both groups' whole numbers, [group, token, row], from registers into `whole`."""
-        for group in range(_GROUPS):
-            sums, _ = self._registers(count, group)
-            operate(self.f, "tilestored64", sums, self.whole.at(1024 * group), self.f.i64(64))
+    def _store(self) -> None:
+        """All groups' whole numbers, [group, token, row], from registers into `whole`."""
+        for group in range(self.layout.groups):
+            operate(self.f, "tilestored64", group, self.whole.at(1024 * group), self.f.i64(64))
 
-    def _scale(self, w: Value, group: int, meta: Value, sums: list[Any]) -> None:
+    def _scale(
+        self, both: tuple[Value, Value | None], group: int, meta: Value, sums: list[Any]
+    ) -> None:
         """As matmul_block's `_group`, operation by operation."""
-        f = self.f
-        scales, least = halves(f, self.isa, w.at(group * 32)), None
-        if self.layout.has_minimum:
-            least = halves(f, self.isa, w.at((_GROUPS + group) * 32))
+        f, (scale, least) = self.f, both
         for t, one in enumerate(sums):
-            number = self.whole.at(1024 * group + 64 * t).load(I32V, align=64).to(F32V)
-            value = f.fma(scales * meta.at(4 * t).load(F32).splat(), number, one.value)
+            whole = self.whole.at(1024 * group + 64 * t).load(I32V, align=64).to(F32V)
+            value = f.fma(scale * meta.at(4 * t).load(F32).splat(), whole, one.value)
             if least is not None:
                 total = meta.at(4 * (TILED_TOKENS + t)).load(F32).splat()
                 value = f.fma(least, total, value)

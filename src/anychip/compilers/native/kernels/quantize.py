@@ -1,7 +1,8 @@
 """Activations to 8 bits in groups of 32: what whole-number products multiply.
 
 The record of a row of K numbers (K rounded up to 64, zeros behind): K signed bytes, then for each
-group {f32 scale, f32 scale · Σq, i32 -8 Σq, i32 -128 Σq}, where scale = max|x| / 127 and
+group {f32 scale, f32 scale · Σq, i32 -8 Σq, i32 -128 Σq, i32 -32 Σq of its first half, i32
+-32 Σq of its second half, 8 bytes of nothing}, where scale = max|x| / 127 and
 q = x · (127 / max|x|) rounded, ties to even. So |x - scale q| is at most scale / 2 (1 + 2^-15).
 
 Where tile registers multiply (`is_tiled`), sixteen rows lie together, 64 columns after 64 columns:
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from anychip.compilers.native.ir import F32V, I8, I32V, Function, Value, vector
 from anychip.compilers.native.isa import Isa
 
-GROUP, META_BYTES = 32, 16
+GROUP, META_BYTES = 32, 32
+BIAS_AT = {8: 8, 128: 12, 32: 16}
+"""By what is subtracted from quants: where the sums of that stand."""
 
 
 def depth64(depth: int) -> int:
@@ -94,7 +97,7 @@ class Quantize:
                     meta.store(f.f32(0.0))
                     meta.at(4 * TILED_TOKENS).store(f.f32(0.0))
                 else:
-                    meta.store(nothing.take(range(4)))
+                    meta.store(nothing.take(range(8)))
 
     def _places(self, tiled: bool, out: Value, group: Value, row: Value) -> tuple[Value, Value]:
         """Where a group's bytes begin, and its scales."""
@@ -113,7 +116,8 @@ class Quantize:
         codes = [f.rounded(part * inverse).to(I32V) for part in (low, high)]
         for index, code in enumerate(codes):
             out.at(16 * index).store(code.to(vector(I8)), align=16)
-        total = f.total(codes[0] + codes[1])
+        halves = [f.total(code) for code in codes]
+        total = halves[0] + halves[1]
         meta.store(scale)
         if tiled:
             meta.at(4 * TILED_TOKENS).store(scale * total.to(scale.type))
@@ -121,3 +125,5 @@ class Quantize:
         meta.at(4).store(scale * total.to(scale.type))
         meta.at(8).store(total * -8)
         meta.at(12).store(total * -128)
+        meta.at(16).store(halves[0] * -32)
+        meta.at(20).store(halves[1] * -32)
