@@ -91,14 +91,14 @@ def test_weights_without_a_file_are_packed_in_memory(stored, tmp_path):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("form", sorted(LAYOUTS))
+@pytest.mark.parametrize("form", ["q4_0", "q4_1", "q8_0"])
 def test_packing_loses_no_bit(form):
     """Undone by hand, tile by tile."""
     rows, depth = 21, 96
     values = np.random.default_rng(1).standard_normal((rows, depth)).astype(np.float32)
     blocks = block_format(form).quantize(values)
     layout = LAYOUTS[form]
-    tiles = pack.pack_blocks(blocks, form, depth)
+    tiles = pack.pack_blocks(blocks, form, depth).reshape(-1, 2, layout.tile_bytes)
     dense = block_format(form).dequantize(blocks)
     for row, column in np.ndindex(rows, depth):
         tile = tiles[row // 16, column // 64]

@@ -124,12 +124,17 @@ def _quantized_matmul(reader: Any, op: OpView, inputs: list[Any]) -> View:
         raise NoKernel(f"weights in {form}; there are kernels for {', '.join(LAYOUTS)}")
     if attributes["activation"]:
         raise NoKernel(f"activations rounded to {attributes['activation']}")
-    if len(inputs) > 2:
+    if block_format(form).has_outer_scale:
         raise NoKernel("an outer scale")
-    weight = _matrix(inputs[1])
-    depth = op.inputs[0].sizes[-1]
+    # Constants of the composite's own body, as JAX hands them over, stand before the operands.
+    (left, size), (right, _) = (
+        (one, spec.sizes)
+        for one, spec in zip(inputs, op.inputs, strict=True)
+        if not isinstance(one, np.ndarray)
+    )
+    weight, depth = _matrix(right), size[-1]
     assert block_format(form).row_bytes(depth) == weight.shape[1]
-    x, tokens = reader.quantized(inputs[0])
+    x, tokens = reader.quantized(left)
     kernel = BlockMatmul(form, weight.shape[0], depth, tokens)
     out = reader.buffer("product", op.outputs[0].sizes, kernel)
     reader.add(kernel, Operand(packed(weight, form, depth)), x, out)
