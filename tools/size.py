@@ -18,6 +18,7 @@ BUDGETS = {
     "twin": 6000,
     "chips": 900,
     "mapper": 2000,
+    "validate": 900,
     "llm": 2400,
     "testing": 1000,
     "cli": 2600,

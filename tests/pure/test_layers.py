@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "twin": {"core", "ops"},
     "chips": {"core", "ops", "compilers", "twin"},
     "mapper": {"core", "ops", "passes", "twin"},
+    "validate": {"core", "ops", "twin", "mapper"},
     "llm": {"core", "ops", "passes", "frontends"},
     "serve": {"core", "llm", "mapper"},
     "testing": {"core", "ops"},

@@ -20,6 +20,7 @@ from anychip.cli import (
     pull,
     run,
     trace,
+    validate,
 )
 from anychip.core import AnychipError, CompileError
 from anychip.core.config import check_environment
@@ -32,7 +33,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (doctor, chips, pull, compare, compile, run, bench_llm, trace, demo, cache):
+for verb in (
+    doctor,
+    chips,
+    pull,
+    compare,
+    compile,
+    run,
+    bench_llm,
+    trace,
+    demo,
+    cache,
+    validate,
+):
     verb.register(app)
 
 

@@ -1,6 +1,6 @@
 """What the closed form knows of a chip's family rather than of the chip: a few fitted constants.
 
-Fitted on published figures, never on one row, with `bench/closed_form_error.py`; docs/twins has
+Fitted on published figures, never on one row, and judged by `anychip validate`; docs/twins has
 the table. A family with fewer than ten figures takes the value of one it resembles, and a wider
 error.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -42,11 +42,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem != "pull"))
 
 
-def model(name: str) -> LanguageModel:
-    """A catalogue model, shape only. Raises UsageError for an unknown name."""
+def model(name: str, context: int = 0) -> LanguageModel:
+    """A catalogue model, shape only; `context` lengthens that of the publication, as some serve it.
+
+    Raises UsageError for an unknown name.
+    """
     published = read(name)
     return language_model(
-        published.shape,
+        replace(published.shape, context=max(published.shape.context, context)),
         name=name,
         source=published.source,
         native=PRECISIONS[published.precision],

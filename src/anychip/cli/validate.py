@@ -1,0 +1,113 @@
+"""`anychip validate`: how far the twins are from published results, with a table and a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anychip.cli.output import (
+    Format,
+    FormatOption,
+    console,
+    print_json,
+    progress_console,
+    table,
+)
+from anychip.cli.scatter import scatter_page
+from anychip.core import RunFolder, discover
+from anychip.core.config import read as setting
+
+
+def register(app: typer.Typer) -> None:
+    app.command("validate")(validate)
+
+
+def validate(
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="CSV of published results or serving points; repeatable."),
+    ] = None,
+    chip: Annotated[list[str] | None, typer.Option(help="Only this chip; repeatable.")] = None,
+    rows: Annotated[bool, typer.Option("--rows", help="Print every row.")] = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Predict every published result that can be expressed, and say how far off each is."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from anychip.frontends.llm import PRECISIONS, catalogue
+    from anychip.validate import SHIPPED, Predictor, read
+    from anychip.validate import validate as check
+
+    registry = discover()
+    for name in chip or ():
+        registry.chip(name)  # raises, and says which there are
+
+    files = data or list(SHIPPED)
+    published = [row for path in files for row in read(path)]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=progress_console, transient=True) as progress:
+        task = progress.add_task("predicting", total=len(published))
+        report = check(
+            published,
+            Predictor(registry, catalogue.model, PRECISIONS),
+            lambda _: progress.advance(task),
+            chips=chip,
+        )
+    document = {"data": [str(path.name) for path in files], **report.to_json()}
+    run = RunFolder.new(setting("runs"), "validate", "published", datetime.now())
+    run.write("validate.json", document)
+    page = run.write("validate.html", scatter_page(document))
+    if format is Format.json:
+        print_json({**document, "run": str(run.path)})
+        return
+    if rows:
+        _print_rows(document["rows"])
+    _print_summary(document)
+    console.print(f"Chart (open it in a browser): {page}", soft_wrap=True)
+
+
+def _print_summary(document: Mapping[str, Any]) -> None:
+    shown = [
+        (
+            one["family"],
+            one["metric"],
+            str(one["n"]),
+            f"{one['median_abs_error']:.0%}",
+            f"{one['p90_abs_error']:.0%}",
+            f"{one['median_error']:+.0%}",
+            f"{one['coverage']:.0%}",
+        )
+        for one in document["summary"]
+    ]
+    names = ("family", "metric", "rows", "median |error|", "90th pct.", "bias", "in interval")
+    console.print(table("Predicted against published", names, shown, right=(2, 3, 4, 5, 6)))
+    reasons: dict[str, int] = {}
+    for one in document["not_expressible"]:
+        reasons[one["why"]] = reasons.get(one["why"], 0) + 1
+    left = len(document["not_expressible"])
+    console.print(f"{len(document['rows'])} rows predicted, {left} cannot be expressed:")
+    for why, count in sorted(reasons.items(), key=lambda item: -item[1])[:12]:
+        console.print(f"  {count:>3} × {why}", soft_wrap=True)
+    if len(reasons) > 12:
+        console.print(f"  and {len(reasons) - 12} other reasons (validate.json has them all)")
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    shown = [
+        (
+            one["id"],
+            one["chip"],
+            one["metric"],
+            f"{one['published']:.4g}",
+            f"{one['predicted']:.4g}",
+            f"{one['low']:.4g}–{one['high']:.4g}",
+            f"{one['error']:+.0%}",
+        )
+        for one in sorted(rows, key=lambda row: -abs(row["error"]))
+    ]
+    names = ("id", "chip", "metric", "published", "predicted", "80 % interval", "error")
+    console.print(table("Rows, worst first", names, shown, right=(3, 4, 5, 6)))

@@ -1,0 +1,108 @@
+"""Pace: how long one step of a server takes, whatever mix of prompts and answers is in it.
+
+A step multiplies every weight once with all its tokens, and each token attends to what stands
+before it. So its time is `linear(tokens) + attention(context of each)`, both taken from the twin's
+cost of pure decode and pure prefill steps and interpolated. Built once, asked a million times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from anychip.mapper.surface import Surface
+from anychip.twin import Machine, Placement, Shards, place, share, step_cost
+
+NEAR, FAR = 256, 4096
+"""Contexts (tokens) between which decode attention is read off, where the model reaches as far."""
+PROMPTS = (512, 2048)
+"""Prompt lengths at which prefill attention and the single row of logits are read off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Step times of one model copy. `linear_s[i]` is a step of `tokens[i]` tokens without any
+    context; `context_s[i]` what a token of context costs when so many sequences decode.
+
+    `prompt_s` (per token of a prompt) is negative: only its last token has logits.
+    `pair_s` is the cost of one token attending to one before it in a prompt. `cache_tokens` is how
+    many tokens of KV cache find room, all sequences together.
+    """
+
+    tokens: np.ndarray
+    linear_s: np.ndarray
+    context_s: np.ndarray
+    prompt_s: float
+    pair_s: float
+    cache_tokens: float
+
+    def step_s(
+        self,
+        decodes: float,
+        context: float,
+        chunks: Iterable[tuple[int, int]] = (),
+        slower: float = 1.0,
+    ) -> float:
+        """Seconds of a step: `decodes` sequences of `context` tokens in all, and prompt `chunks`
+        as (tokens, tokens of that prompt already cached). What prompts add takes `slower` times
+        as long."""
+        prompt, pairs = 0, 0.0
+        for size, done in chunks:
+            prompt += size
+            pairs += size * (done + size / 2)
+        alone = float(np.interp(decodes, self.tokens, self.linear_s)) if decodes else 0.0
+        attention = context * float(np.interp(decodes, self.tokens, self.context_s))
+        if not prompt:
+            return alone + attention
+        linear = float(np.interp(decodes + prompt, self.tokens, self.linear_s))
+        added = linear - alone + prompt * self.prompt_s + pairs * self.pair_s
+        return alone + attention + slower * added
+
+
+def pace(
+    surface: Surface, machine: Machine, shards: Shards, *, step_tokens: int, sequences: int
+) -> Pace:
+    """The Pace of steps of up to `step_tokens` tokens, of which `sequences` may be decodes."""
+    longest = surface.model.facts.context
+    near, far = min(NEAR, longest // 4), min(FAR, longest)
+    tokens = _grid(step_tokens + sequences)
+    at = place(share(surface.decode(1, near), shards), machine)
+
+    def decode(batch: float, context: int) -> float:
+        return step_cost(surface.decode(batch, context), machine, shards, at).seconds
+
+    close = np.array([decode(n, near) for n in tokens])
+    distant = np.array([decode(n, far) for n in tokens])
+    slope = (distant - close) / (far - near)
+    linear = np.maximum(close - slope * near, 0.0)
+    short, long = (min(length, longest) for length in PROMPTS)
+    extra = [
+        step_cost(surface.prefill(1, length), machine, shards, at).seconds
+        - float(np.interp(length, tokens, linear))
+        for length in (short, long)
+    ]
+    # extra(n) = prompt_s n + pair_s n^2 / 2
+    pair = 2 * (extra[1] / long - extra[0] / short) / (long - short)
+    return Pace(
+        tokens=tokens,
+        linear_s=linear,
+        context_s=slope / tokens,
+        prompt_s=extra[0] / short - pair * short / 2,
+        pair_s=max(pair, 0.0),
+        cache_tokens=_room(surface, at, shards, near),
+    )
+
+
+def _grid(most: int) -> np.ndarray:
+    """1, 2, 3, 4, 6, 8, 12 … up to `most`: dense where a step turns from bytes to arithmetic."""
+    powers = 2.0 ** np.arange(0, np.log2(most) + 1)
+    return np.unique(np.concatenate([powers, powers * 1.5, [most]]))
+
+
+def _room(surface: Surface, at: Placement, shards: Shards, context: int) -> float:
+    """Tokens of cache beside the weights, on the chip that has least room."""
+    one = share(surface.decode(1, context), shards)
+    left = at.capacity_bytes - one.weight_bytes - one.activation_bytes
+    return max(left, 0.0) / (one.state_bytes / context) if one.state_bytes else np.inf

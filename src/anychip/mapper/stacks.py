@@ -1,0 +1,35 @@
+"""Serving stacks as the simulator knows them: how each fills a step, and what its host costs.
+
+The figures are fitted by `tools/calibrate.py` on closed-loop points of H100 and H200 (NVIDIA
+aiconfigurator 0.12.0, silicon_sample.csv): two times and one factor a stack, the same for every
+chip, model, shard and load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from anychip.mapper.serving import Stack
+
+STACKS: Mapping[str, Stack] = {
+    "vllm": Stack(name="vllm", host_s=2.2e-3, token_s=5.3e-5, request_s=2e-3),
+    "trtllm": Stack(name="trtllm", chunks=False, host_s=0.7e-3, token_s=2.1e-5, request_s=4e-3),
+    "sglang": Stack(
+        name="sglang", host_s=5.0e-3, token_s=1.8e-5, prompt_slower=1.1, request_s=2e-3
+    ),
+}
+"""By the name their backends have in published serving points. Step sizes are the stacks' own
+defaults on such chips (8,192 tokens); TensorRT-LLM does not cut prompts by default."""
+
+TUNED = Stack(name="tuned", sequences=2048, host_s=0.7e-3, token_s=1e-5)
+"""A stack tuned for one benchmark (MLPerf's closed division, vendors' own throughput tables):
+TensorRT-LLM's host, with prompts cut to fill steps and answers handed out in batches."""
+
+SERVING_ERROR = {
+    "ttft_s": 0.95,
+    "tpot_s": 0.2,
+    "user_tok_s": 0.2,
+    "chip_tok_s": 0.35,
+    "latency_s": 0.25,
+}
+"""Half-width (a logarithm) that holds eight of ten published serving figures, by quantity."""

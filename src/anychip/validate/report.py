@@ -1,0 +1,133 @@
+"""The report: every row with its error, those that cannot be expressed, and summaries."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anychip.core import Registry
+from anychip.validate.predict import Predictor, Skip, Value
+from anychip.validate.rows import Published
+
+SERVING_FIT = "NVIDIA aiconfigurator 0.12.0"
+"""The source of the serving points that the stacks of mapper.stacks were fitted to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A published figure beside the predicted one, both in the row's unit."""
+
+    row: Published
+    value: Value
+    used_for_fit: bool
+
+    @property
+    def error(self) -> float:
+        """Relative: 0.1 is a tenth too high."""
+        return self.value.value / self.row.value - 1
+
+    @property
+    def is_inside(self) -> bool:
+        return self.value.low <= self.row.value <= self.value.high
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.row.id,
+            "chip": self.value.chip,
+            "family": self.value.family,
+            "model": self.value.model,
+            "shards": self.value.shards,
+            "how": self.value.how,
+            "stack": self.row.stack,
+            "metric": self.row.metric,
+            "unit": self.row.unit,
+            "published": self.row.value,
+            "predicted": self.value.value,
+            "low": self.value.low,
+            "high": self.value.high,
+            "error": self.error,
+            "used_for_fit": self.used_for_fit,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All rows of one or more files."""
+
+    rows: tuple[Checked, ...]
+    not_expressible: tuple[tuple[Published, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": [one.to_json() for one in self.rows],
+            "not_expressible": [{"id": row.id, "why": why} for row, why in self.not_expressible],
+            "summary": self.summary(),
+        }
+
+    def summary(self) -> list[dict[str, Any]]:
+        """By family and metric: how many, median and 90th-percentile absolute relative error, and
+        the share of rows inside their 80 % interval."""
+        groups: dict[tuple[str, str], list[Checked]] = defaultdict(list)
+        for one in self.rows:
+            groups[one.value.family, one.row.metric].append(one)
+        return [
+            {"family": family, "metric": metric, **figures(some)}
+            for (family, metric), some in sorted(groups.items())
+        ]
+
+
+def figures(rows: Sequence[Checked]) -> dict[str, Any]:
+    """n, median and 90th-percentile absolute error, median signed error, and coverage."""
+    errors = np.array([one.error for one in rows])
+    return {
+        "n": len(rows),
+        "median_abs_error": float(np.median(np.abs(errors))),
+        "p90_abs_error": float(np.percentile(np.abs(errors), 90)),
+        "median_error": float(np.median(errors)),
+        "coverage": float(np.mean([one.is_inside for one in rows])),
+    }
+
+
+def validate(
+    rows: Iterable[Published],
+    predictor: Predictor,
+    progress: Callable[[str], None] | None = None,
+    chips: Iterable[str] | None = None,
+) -> Report:
+    """Predict every row, or those of some chips. None is dropped: it ends among the rows or with
+    a reason."""
+    wanted = None if chips is None else set(chips)
+    done: list[Checked] = []
+    left: list[tuple[Published, str]] = []
+    cited: dict[str, set[str]] = {}
+    for row in rows:
+        if progress:
+            progress(row.id)
+        if wanted is not None and predictor.chip_of(row) not in wanted:
+            continue
+        try:
+            value = predictor.predict(row)
+        except Skip as skip:
+            left.append((row, skip.why))
+            continue
+        if value.chip not in cited:
+            cited[value.chip] = cited_ids(predictor.registry, value.chip)
+        fitted = row.id in cited[value.chip] or row.source.startswith(SERVING_FIT)
+        done.append(Checked(row=row, value=value, used_for_fit=fitted))
+    return Report(rows=tuple(done), not_expressible=tuple(left))
+
+
+def cited_ids(registry: Registry, chip: str) -> set[str]:
+    """Row ids that a chip's spec names among its sources, ranges ("GQ02-GQ04") written out."""
+    folder = registry.chip(chip).folder
+    text = (folder / "spec.toml").read_text(encoding="utf-8") if folder else ""
+    ids = set(re.findall(r"\b[A-Z][A-Z0-9]*\d+[a-z]?\b", text))
+    for prefix, low, last, high in re.findall(r"\b([A-Z]+)(\d+)p?-([A-Z]+)(\d+)p?\b", text):
+        if prefix == last:
+            ids |= {f"{prefix}{i:0{len(low)}d}" for i in range(int(low), int(high) + 1)}
+    return ids

@@ -1,0 +1,127 @@
+"""Published results in: every row is predicted or explained, and bad files are named."""
+
+import json
+
+import pytest
+
+from anychip.cli.scatter import scatter_page
+from anychip.core import InputError, discover
+from anychip.frontends.llm import PRECISIONS, catalogue
+from anychip.validate import SHIPPED, Predictor, Published, read, validate
+
+HEAD = "id,model,precision,chip,chips,batch,prompt_len,gen_len,metric,value,unit\n"
+POINT = (
+    "id,backend,model_path,system,precision,isl,osl,tp_size,concurrency,"
+    "silicon_ttft_ms,silicon_tpot_ms\n"
+)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor(discover(), catalogue.model, PRECISIONS)
+
+
+def test_shipped_rows_are_read_with_their_sources():
+    figures, points = (read(path) for path in SHIPPED)
+    assert len({row.id for row in figures}) == len(figures) > 900
+    assert all(row.source for row in (*figures, *points))
+    assert len(points) == 3 * 244
+
+
+def test_rows_of_both_layouts_are_predicted_or_explained(tmp_path, predictor):
+    figures, points = tmp_path / "figures.csv", tmp_path / "points.csv"
+    figures.write_text(
+        HEAD
+        + "A1,Llama-2-7B,fp16,NVIDIA A100-SXM-80GB,1,1,128,128,tok_s_user,100,tok/s\n"
+        + "A2,Llama-2-7B,fp16,NVIDIA Z9,1,1,128,128,tok_s_user,100,tok/s\n"
+        + "A3,Llama-2-7B,fp16,NVIDIA A100-SXM-80GB,1,many,128,128,tok_s_user,100,tok/s\n"
+        + "A4,Llama-2-7B,fp16,NVIDIA A100-SXM-80GB,1,1,128,128,colour,1,red\n"
+    )
+    points.write_text(
+        POINT + "B1,vllm,meta-llama/Llama-3.1-8B-Instruct,h100_sxm,,512,32,1,4,60,8\n"
+        "B2,others,meta-llama/Llama-3.1-8B-Instruct,h100_sxm,,512,32,1,4,60,8\n"
+    )
+    report = validate([*read(figures), *read(points)], predictor)
+    done = {one.row.id: one for one in report.rows}
+    assert set(done) == {"A1", *(f"B1:{m}" for m in METRICS)}
+    assert all(one.value.low < one.value.value < one.value.high for one in report.rows)
+    assert 0.3 < done["A1"].value.value / 100 < 3
+    why = {row.id: reason for row, reason in report.not_expressible}
+    assert "'NVIDIA Z9' has no spec" in why["A2"]
+    assert "batch is 'many'" in why["A3"]
+    assert "colour is not predicted" in why["A4"]
+    assert all("'others' is not modelled" in why[f"B2:{m}"] for m in METRICS)
+
+
+METRICS = ("ttft", "tpot_mean", "throughput_output_per_gpu")
+
+
+def test_the_report_has_the_agreed_shape_and_a_page(tmp_path, predictor):
+    path = tmp_path / "figures.csv"
+    path.write_text(HEAD + "A1,Llama-2-7B,fp16,NVIDIA A100-SXM-80GB,1,1,128,128,tpot_mean,9,ms\n")
+    document = json.loads(json.dumps(validate(read(path), predictor).to_json()))
+    (row,) = document["rows"]
+    wanted = "id chip metric unit published predicted low high error used_for_fit".split()
+    assert set(wanted) <= set(row)
+    (line,) = document["summary"]
+    assert set("family metric n median_abs_error p90_abs_error coverage".split()) <= set(line)
+    assert row["error"] == pytest.approx(row["predicted"] / 9 - 1)
+    page = scatter_page(document)
+    assert "A1: a100, llama-2-7b, published 9" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_chips_can_be_chosen(predictor):
+    rows = [row for row in read(SHIPPED[0]) if row.id in ("GQ02", "AN013")]
+    assert len(rows) == 2
+    report = validate(rows, predictor, chips=["groq-lpu"])
+    assert [one.row.id for one in report.rows] == ["GQ02"]
+    assert report.not_expressible == ()
+
+
+def test_rows_a_spec_cites_are_marked(predictor):
+    rows = [row for row in read(SHIPPED[0]) if row.id in ("GQ02", "AN013")]
+    marked = {one.row.id: one.used_for_fit for one in validate(rows, predictor).rows}
+    assert marked == {"GQ02": True, "AN013": False}
+
+
+def test_speculative_rows_are_not_compared(predictor):
+    row = Published(
+        id="S1",
+        model="Llama-2-7B",
+        precision="fp16",
+        chip="NVIDIA A100-SXM-80GB",
+        chips="1",
+        batch="1",
+        prompt="128",
+        generate="128",
+        metric="tok_s_user",
+        value=300.0,
+        unit="tok/s",
+        speculative="yes",
+    )
+    ((_, why),) = validate([row], predictor).not_expressible
+    assert "speculative" in why
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("id,model\nA,B\n", "expected columns"),
+        ("", "expected columns"),
+        (HEAD + "A1,m,p,c,1,1,1,1,ttft,fast,ms\n", r"value:2: expected a number above 0.*'fast'"),
+        (HEAD + "A1,m,p,c,1,1,1,1,ttft,-1,ms\n", "above 0"),
+        (POINT + "B,vllm,m,h100,,512,32,1,0,60,8\n", "concurrency:2"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, text, why):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=why) as error:
+        read(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read(tmp_path / "none.csv")
