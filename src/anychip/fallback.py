@@ -6,10 +6,12 @@ Nothing falls back unsaid: the ledger has a row for each such op, and `CompileOp
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from anychip.compilers.xla_executable import Artifacts
 from anychip.core import (
     Chip,
     CompileOptions,
@@ -149,11 +151,11 @@ class Composed:
         given = [one for e in made if (one := getattr(e, "tolerance", None)) is not None]
         self.tolerance: float | None = max(given, default=None)
         self.coverage = _ledger(division, self._made, fallback.name, unable)
-        stages: dict[str, str | bytes] = {"split.json": self._plan()}
+        stages: dict[str, Callable[[], str | bytes]] = {"split.json": self._plan}
         for index, executable in enumerate(self._made):
             for stage in executable.artifacts:
-                stages[f"{index}-{stage}"] = executable.artifacts[stage]
-        self.artifacts: Mapping[str, str | bytes] = stages
+                stages[f"{index}-{stage}"] = partial(executable.artifacts.__getitem__, stage)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
 
     def run(self, *inputs: Any) -> Sequence[Any]:
         """The results. State is not donated. Raises UnsupportedError where a piece cannot run."""

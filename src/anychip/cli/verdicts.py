@@ -6,6 +6,7 @@ here, and the twins, take turns on the calling thread.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -30,8 +31,8 @@ from anychip.core import (
 
 Compile = Callable[[Target, Module, CompileOptions], Executable]
 State = Literal["ok", "refused", "missing", "absent"]
-SLOW_STAGES = frozenset({"llo_profile"})
-"""Stages that take another compile to make; left out when all targets are asked."""
+SLOW_STAGES = ("llo_profile",)
+"""Endings of stages that take another compile to make; left out when all targets are asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Inquiry:
     compile: Compile
     seed: int = 0
     asks_all: bool = False
-    _shared: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+    _shared: dict[tuple[str, bytes], str] = field(default_factory=dict[tuple[str, bytes], str])
     _reference: list[Any] = field(default_factory=list[Any])
 
     def ask(
@@ -143,7 +144,7 @@ class Inquiry:
         known["artifacts"] = [
             self._keep(name, stage, executable.artifacts[stage])
             for stage in executable.artifacts
-            if not (self.asks_all and stage in SLOW_STAGES)
+            if not (self.asks_all and stage.endswith(SLOW_STAGES))
         ]
         coverage = executable.coverage
         known |= {
@@ -177,7 +178,8 @@ class Inquiry:
 
     def _keep(self, target: str, stage: str, content: str | bytes) -> str:
         """Write a stage, once for all targets that leave the same; returns its path."""
-        key = (stage, hash(content))
+        raw = content.encode() if isinstance(content, str) else content
+        key = (stage, hashlib.sha256(raw).digest())
         if key not in self._shared:
             folder = "" if stage == "stablehlo" else f"{target.replace(':', '-')}/"
             self._shared[key] = str(self.folder.write(f"{folder}{stage}", content))
