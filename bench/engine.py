@@ -1,0 +1,176 @@
+"""The token engine on SmolLM2-135M: many requests, long answers, guessing ahead.
+
+    python bench/engine.py [--what requests,context,guess] [--json FILE] [--target T] [--threads N]
+
+requests: 200 of mixed lengths, a third cancelled, KV cache for a tenth of what they need; the others
+must end with the tokens they get alone. context: one long answer, tokens a second by context.
+guess: prompt lookup on a text that repeats itself and on one that does not, in turns with none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import anychip
+from anychip.core import CompileOptions, LanguageModel, discover, machine_name
+from anychip.llm import Limits, Sampling, Stop, prompt_ids
+from anychip.llm.engine import Engine, Speculation
+from anychip.llm.speculate import PromptLookup
+
+TEXTS = (
+    "The capital of France is",
+    "Once upon a time there was a small",
+    "Photosynthesis is the process by which",
+    "In 1969, Neil Armstrong",
+    "To make bread you need flour, water and",
+)
+REPEATS = "Write the same list again.\n" + "apple, pear, plum, cherry, quince, fig, date\n" * 4
+NO_STOP = Stop()
+
+
+class Bench:
+    def __init__(self, target: str, threads: int):
+        model = anychip.load("smollm2-135m")
+        assert isinstance(model, LanguageModel)
+        self.model, self.target = model, discover().target(target)
+        self.options = CompileOptions(threads=threads)
+
+    def engine(self, speculation: Speculation | None = None, **limits: Any) -> Engine:
+        return Engine(
+            self.model,
+            self.target,
+            Limits(page_tokens=16, **limits),
+            options=self.options,
+            speculation=speculation,
+        )
+
+    def requests(self, count: int) -> dict[str, Any]:
+        dice = random.Random(0)
+        asked: list[tuple[list[int], int, Sampling]] = []
+        for number in range(count):
+            prompt = prompt_ids(self.model, dice.choice(TEXTS)) * dice.randrange(1, 6)
+            heat = dice.choice((0.0, 0.8))
+            asked.append((prompt, dice.randrange(4, 40), Sampling(temperature=heat, seed=number)))
+        need = sum(-(-(len(p) + n) // 16) for p, n, _ in asked)
+        limits = {"pages": need // 10, "step_tokens": 128, "sequences": 64, "context": 512}
+        one = self.engine(**limits)
+        numbers = [one.submit(p, max_new=n, sampling=s, stop=NO_STOP) for p, n, s in asked]
+        gone = set(dice.sample(numbers, count // 3))
+        left, got, preempted = sorted(gone), {n: [] for n in numbers}, 0
+        started = time.perf_counter()
+        while not one.is_idle:
+            before = {s.request.id for s in one.state.running}
+            for piece in one.step():
+                got[piece.request].append(piece.token)
+            preempted += len(before & {s.request.id for s in one.state.waiting})
+            if left and dice.random() < 0.7:
+                one.cancel(left.pop(dice.randrange(len(left))))
+        seconds = time.perf_counter() - started
+        differ = []
+        alone = self.engine(**limits)
+        for number, (prompt, most, sampling) in zip(numbers, asked, strict=True):
+            if number in gone:
+                continue
+            alone.submit(prompt, max_new=most, sampling=sampling, stop=NO_STOP)
+            if [p.token for p in alone.run()] != got[number]:
+                differ.append(number)
+        return {
+            "requests": count,
+            "cancelled": len(gone),
+            "pages": need // 10,
+            "pages_needed": need,
+            "kv_mb": one.kv_bytes / 1e6,
+            "preempted": preempted,
+            "finished": count - len(gone),
+            "as_alone": count - len(gone) - len(differ),
+            "differ": differ,
+            "tok_s": sum(map(len, got.values())) / seconds,
+        }
+
+    def context(self, most: int) -> dict[str, Any]:
+        """Tokens a second in windows of a sixteenth of the answer."""
+        prompt = prompt_ids(self.model, TEXTS[1])
+        most = min(most, self.model.facts.context - len(prompt))
+        one = self.engine(
+            pages=-(-self.model.facts.context // 16),
+            step_tokens=16,
+            sequences=1,
+            context=self.model.facts.context,
+        )
+        one.warm([len(prompt)])
+        sampling = Sampling(temperature=1.0, seed=1)
+        seconds = [
+            p.seconds for p in one.generate([prompt], max_new=most, sampling=sampling, stop=NO_STOP)
+        ]
+        window = max(most // 16, 1)
+        curve = [
+            {"context": at + window, "tok_s": window / (seconds[at + window] - seconds[at])}
+            for at in range(0, len(seconds) - window, window)
+        ]
+        return {"tokens": len(seconds), "kv_mb": one.kv_bytes / 1e6, "curve": curve}
+
+    def guess(self, rounds: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        limits = {"pages": 64, "step_tokens": 64, "sequences": 1, "context": 512}
+        for name, text in (("repeats", REPEATS), ("prose", TEXTS[1])):
+            prompt = prompt_ids(self.model, text)
+            plain = self.engine(**limits)
+            ahead = self.engine(Speculation(drafter=PromptLookup(), most=7), **limits)
+            ratios = []
+            for number in range(rounds + 1):
+                times, tokens = [], []
+                for one in (plain, ahead):
+                    pieces = list(one.generate([prompt], max_new=96, stop=NO_STOP))
+                    times.append(pieces[-1].seconds - pieces[0].seconds)
+                    tokens.append([p.token for p in pieces])
+                assert tokens[0] == tokens[1]
+                if number:  # the first compiles
+                    ratios.append(times[0] / times[1])
+            assert ahead.acceptance is not None
+            found[name] = {
+                "speedup": statistics.median(ratios),
+                "rounds": ratios,
+                **ahead.acceptance.to_json(),
+            }
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--what", default="requests,context,guess")
+    parser.add_argument("--target", default="cpu:native")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    bench = Bench(arguments.target, arguments.threads)
+    jobs = {
+        "requests": lambda: bench.requests(arguments.requests),
+        "context": lambda: bench.context(arguments.tokens),
+        "guess": lambda: bench.guess(arguments.rounds),
+    }
+    result: dict[str, Any] = {
+        "machine": machine_name(),
+        "target": arguments.target,
+        "threads": arguments.threads,
+    }
+    for what in arguments.what.split(","):
+        result[what] = jobs[what]()
+        print(what, json.dumps(result[what]), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
