@@ -98,8 +98,9 @@ class LanguageModel:
     inputs `tokens` i32[tokens], `places` i32[2, tokens] (each token's sequence, and its position in
     it) and `table` i32[sequences, table] (each sequence's pages), state = a pool of pages for each
     layer's keys and values, [pages, heads, page_tokens, width]; `logits` f32[rows, vocabulary] of
-    the last `rows` tokens. Tokens may come in any order: all are cached before any attends. It is
-    None where a model has no such step. `step_state(shape, precision)` says what its state is.
+    the last `rows` tokens. Tokens may come in any order: all are cached before any attends. Its
+    weights are bound. `step_state(shape, precision)` says what its state is. Both are None where
+    a model has no such step.
     """
 
     name: str

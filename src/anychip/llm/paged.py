@@ -23,6 +23,7 @@ from anychip.core import (
     Target,
     UnsupportedError,
     UsageError,
+    Weights,
     dtype,
 )
 
@@ -39,7 +40,8 @@ class Row:
 @dataclass
 class PagedSteps:
     """A model's steps of up to `shape.tokens` tokens over `shape.pages` pages, one of which, the
-    last, is scratch for padding. `seconds` are those of the runs so far by size (tokens, rows)."""
+    last, is scratch for padding. `seconds` are those of the runs so far by size (tokens, rows);
+    `weights` are the steps', once one is compiled."""
 
     model: LanguageModel
     target: Target
@@ -48,6 +50,7 @@ class PagedSteps:
     options: CompileOptions
     progress: Callable[[str], None] = lambda what: None
     seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    weights: Weights = Weights()
     _compiled: dict[tuple[int, int], Executable] = field(default_factory=dict)
     _state: dict[str, Any] = field(default_factory=dict)
     _copy: Executable | None = None
@@ -137,7 +140,7 @@ class PagedSteps:
             )
             assert self.model.step is not None
             module = self.model.step(shape, self.precision)
-            module = module.with_weights(self.model.bind(self.precision))
+            self.weights = module.weights
             self._compiled[key] = self.target.compile(module, self.options)
         return self._compiled[key]
 

@@ -79,8 +79,8 @@ class Bench:
 
     @property
     def step_bytes(self) -> int:
-        """A table of embeddings that is no head is not read, but for a row."""
-        weights = self.model.bind(self.precision)
+        """After a first step. A table of embeddings that is no head is not read, but for a row."""
+        weights = self._steps.weights
         is_tied = not any(name == "head" or name.startswith("head.") for name in weights)
         read = sum(
             w.nbytes for name, w in weights.items() if is_tied or name.split(".")[0] != "embed"

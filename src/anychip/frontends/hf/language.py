@@ -18,12 +18,19 @@ _PLAIN = ("f32", "bf16", "f16")
 def language_model(folder: Folder, *, name: str, dtype: str = "") -> LanguageModel:
     """The LanguageModel of a folder. Its weights are mapped now, read when they are touched.
 
-    Precisions are those whose weights, activations and cache are f32, bf16 or f16.
+    Prefill and decode in f32, bf16 and f16 are PyTorch's own code, captured. Where our builders
+    know the architecture (families.py), they give paged steps, and every step in block formats and
+    8 bits, quantised when a weight is touched.
     """
     from anychip.frontends.torch.tensors import element_name
 
     native_model = folder.model(dtype)
     native = element_name(native_model.dtype)
+
+    built = _built(folder, name)
+
+    def is_built(precision: Precision) -> bool:
+        return built is not None and precision.weights not in _PLAIN
 
     @lru_cache(maxsize=2)
     def model_in(element: str) -> Any:
@@ -31,11 +38,15 @@ def language_model(folder: Folder, *, name: str, dtype: str = "") -> LanguageMod
 
     @lru_cache(maxsize=8)
     def build(batch: int, length: int, context: int, precision: Precision) -> Module:
+        if built and is_built(precision):
+            return built.prefill(batch, length, context, precision)
         model = model_in(_element(name, precision))
         kind = "decode" if length == 1 else "prefill"
         return _step_module(folder, model, f"{name}-{kind}", batch, length, context, precision)
 
     def bind(precision: Precision) -> Weights:
+        if built and is_built(precision):
+            return built.bind(precision)
         return build(1, 1, 16, precision).weights
 
     return LanguageModel(
@@ -48,10 +59,24 @@ def language_model(folder: Folder, *, name: str, dtype: str = "") -> LanguageMod
         decode=lambda batch, context, precision: build(batch, 1, context, precision),
         bind=lru_cache(maxsize=2)(bind),
         source=str(folder.path),
+        step=built.step if built else None,
+        step_state=built.step_state if built else None,
         tokenizer=read_tokenizer(folder.path),
         chat=read_chat_of(folder.path),
         licence=str(folder.config_json.get("license", "")),
     )
+
+
+def _built(folder: Folder, name: str) -> LanguageModel | None:
+    """The model of our builders, where they know all of it."""
+    from anychip.frontends import llm
+    from anychip.frontends.hf.families import Stored, read_config
+
+    config = read_config(folder.config)
+    stored = Stored(folder.path, config) if config else None
+    if config is None or stored is None or not stored.is_whole:
+        return None
+    return llm.language_model(config, name=name, source=str(folder.path), bind=stored.bind)
 
 
 def _element(name: str, precision: Precision) -> str:
