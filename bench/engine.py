@@ -2,7 +2,7 @@
 
     python bench/engine.py [--what requests,context,guess] [--json FILE] [--target T] [--threads N]
 
-requests: 200 of mixed lengths, a third cancelled, KV cache for a tenth of what they need; the others
+requests: 200 of mixed lengths, a third cancelled, KV cache for a tenth of their need; the others
 must end with the tokens they get alone. context: one long answer, tokens a second by context.
 guess: prompt lookup on a text that repeats itself and on one that does not, in turns with none.
 """
