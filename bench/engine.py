@@ -44,7 +44,7 @@ class Bench:
         self.model, self.target = model, discover().target(target)
         self.options = CompileOptions(threads=threads)
 
-    def engine(self, speculation: Speculation | None = None, **limits: Any) -> Engine:
+    def engine(self, limits: dict[str, int], speculation: Speculation | None = None) -> Engine:
         return Engine(
             self.model,
             self.target,
@@ -62,7 +62,7 @@ class Bench:
             asked.append((prompt, dice.randrange(4, 40), Sampling(temperature=heat, seed=number)))
         need = sum(-(-(len(p) + n) // 16) for p, n, _ in asked)
         limits = {"pages": need // 10, "step_tokens": 128, "sequences": 64, "context": 512}
-        one = self.engine(**limits)
+        one = self.engine(limits)
         numbers = [one.submit(p, max_new=n, sampling=s, stop=NO_STOP) for p, n, s in asked]
         gone = set(dice.sample(numbers, count // 3))
         left, got, preempted = sorted(gone), {n: [] for n in numbers}, 0
@@ -76,7 +76,7 @@ class Bench:
                 one.cancel(left.pop(dice.randrange(len(left))))
         seconds = time.perf_counter() - started
         differ = []
-        alone = self.engine(**limits)
+        alone = self.engine(limits)
         for number, (prompt, most, sampling) in zip(numbers, asked, strict=True):
             if number in gone:
                 continue
@@ -100,11 +100,9 @@ class Bench:
         """Tokens a second in windows of a sixteenth of the answer."""
         prompt = prompt_ids(self.model, TEXTS[1])
         most = min(most, self.model.facts.context - len(prompt))
+        whole = self.model.facts.context
         one = self.engine(
-            pages=-(-self.model.facts.context // 16),
-            step_tokens=16,
-            sequences=1,
-            context=self.model.facts.context,
+            {"pages": -(-whole // 16), "step_tokens": 16, "sequences": 1, "context": whole}
         )
         one.warm([len(prompt)])
         sampling = Sampling(temperature=1.0, seed=1)
@@ -123,8 +121,8 @@ class Bench:
         limits = {"pages": 64, "step_tokens": 64, "sequences": 1, "context": 512}
         for name, text in (("repeats", REPEATS), ("prose", TEXTS[1])):
             prompt = prompt_ids(self.model, text)
-            plain = self.engine(**limits)
-            ahead = self.engine(Speculation(drafter=PromptLookup(), most=7), **limits)
+            plain = self.engine(limits)
+            ahead = self.engine(limits, Speculation(drafter=PromptLookup(), most=7))
             ratios = []
             for number in range(rounds + 1):
                 times, tokens = [], []
