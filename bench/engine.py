@@ -44,7 +44,7 @@ class Bench:
         self.model, self.target = model, discover().target(target)
         self.options = CompileOptions(threads=threads)
 
-    def engine(self, limits: dict[str, int], speculation: Speculation | None = None) -> Engine:
+    def engine(self, limits: dict[str, Any], speculation: Speculation | None = None) -> Engine:
         return Engine(
             self.model,
             self.target,

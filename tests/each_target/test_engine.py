@@ -140,7 +140,6 @@ def test_guessing_changes_no_token(tiny, drafters, looping, how, heat):
     if how == "same-model" and not heat:
         assert stats["accepted"] == stats["proposed"] > 0
         assert one.batches < 24
-        assert stats["mean_accepted_length"] > 2
 
 
 def test_sampling_with_guesses_keeps_the_distribution(tiny):

@@ -87,3 +87,17 @@ def test_of_equal_logits_the_smaller_ids_stay():
 def test_senseless_sampling_is_refused(options: dict[str, Any]):
     with pytest.raises(UsageError, match=next(iter(options))):
         Sampling(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_p": 0.9}, {"min_p": 0.01}, {"top_p": 0.999, "min_p": 0.2}]
+)
+@pytest.mark.parametrize("spread", [0.01, 3.0])
+def test_flat_and_steep_distributions_keep_what_the_definition_keeps(options, spread):
+    logits = (spread * np.random.default_rng(0).standard_normal(3000)).astype(np.float32)
+    odds = np.exp(logits.astype(np.float64))
+    odds = np.sort(odds / odds.sum())[::-1]
+    kept = np.cumsum(odds) - odds < options.get("top_p", 2)
+    kept &= odds >= options.get("min_p", 0) * odds[0]
+    _, got = distribution(logits, Sampling(temperature=1.0, **options))
+    np.testing.assert_allclose(got, odds[kept] / odds[kept].sum(), rtol=1e-9)

@@ -34,8 +34,9 @@ from anychip.llm.text import Stop, TextOut
 
 @dataclass(frozen=True, kw_only=True)
 class Speculation:
-    """Guess up to `most` tokens a step. Checking and making one guess is taken to cost
-    `token_cost` of a step; how many pay is learnt from how many came true."""
+    """Guess up to `most` tokens a step. How many pay is learnt from how many came true, and from
+    how long steps of other sizes took; until those are known, a guess is taken to cost `token_cost`
+    of a step."""
 
     drafter: Drafter
     most: int = 8
@@ -298,12 +299,12 @@ class Engine:
     def _guess(self, batch: Batch) -> None:
         """Propose what may follow, as much as has paid of late."""
         assert self.speculation is not None
+        cost = self._guess_cost(sum(one.samples for one in batch.slices))
         for one in batch.slices:
             answer = self._answers.get(one.id)
             if answer is None or not one.samples or answer.acceptance is None:
                 continue
-            rate = answer.acceptance.rate
-            count = best_length(rate, self.speculation.most, self.speculation.token_cost)
+            count = best_length(answer.acceptance.rate, self.speculation.most, cost)
             if not count:  # look now and then whether guessing pays again
                 answer.without_guess = (answer.without_guess + 1) % 8
                 count = int(answer.without_guess == 0)
@@ -311,6 +312,15 @@ class Engine:
                 text = [*answer.prompt, *answer.tokens]
                 guesses = self.speculation.drafter.draft(one.id, text, count)
                 self._state = scheduler.propose(self._state, one.id, guesses)
+
+    def _guess_cost(self, sequences: int) -> float:
+        """What one guess for each of these sequences adds to a step without any."""
+        assert self.speculation is not None
+        pace = self.steps.pace()
+        if pace is None:
+            return self.speculation.token_cost
+        base, token = pace
+        return max(sequences * token / max(base + sequences * token, 1e-9), 0.01)
 
     def _line(self, one: Slice) -> int:
         """The sequence's line in the table, which lists its pages."""

@@ -6,6 +6,7 @@ Knows no request: tokens and places in, logits out.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ class Row:
 @dataclass
 class PagedSteps:
     """A model's steps of up to `shape.tokens` tokens over `shape.pages` pages, one of which, the
-    last, is scratch for padding. `seconds` are those of the runs so far by size (tokens, rows);
+    last, is scratch for padding. `seconds` are those of the latest runs by size (tokens, rows);
     `weights` are the steps', once one is compiled."""
 
     model: LanguageModel
@@ -49,7 +50,7 @@ class PagedSteps:
     precision: Precision
     options: CompileOptions
     progress: Callable[[str], None] = lambda what: None
-    seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    seconds: dict[tuple[int, int], deque[float]] = field(default_factory=dict)
     weights: Weights = Weights()
     _compiled: dict[tuple[int, int], Executable] = field(default_factory=dict)
     _state: dict[str, Any] = field(default_factory=dict)
@@ -93,8 +94,22 @@ class PagedSteps:
         places[1, padding:] = [row.position for row in rows]
         started = time.perf_counter()
         logits = self._run(executable, {"tokens": ids, "places": places, "table": table})
-        self.seconds.setdefault((tokens, count), []).append(time.perf_counter() - started)
+        recent = self.seconds.setdefault((tokens, count), deque(maxlen=32))
+        recent.append(time.perf_counter() - started)
         return logits[count - wanted :] if wanted else logits[:0]
+
+    def pace(self) -> tuple[float, float] | None:
+        """(seconds of any step, seconds of each token in it), a line through the medians of small
+        steps so far; None before two sizes were run often enough."""
+        known = {
+            tokens: float(np.median(seconds))
+            for (tokens, _), seconds in self.seconds.items()
+            if tokens <= 64 and len(seconds) >= 4
+        }
+        if len(known) < 2:
+            return None
+        slope, base = np.polyfit(list(known), list(known.values()), 1)
+        return max(float(base), 0.0), max(float(slope), 0.0)
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole pages, (from, to), in this order."""

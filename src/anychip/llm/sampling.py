@@ -109,18 +109,24 @@ def adjusted(logits: np.ndarray, sampling: Sampling, history: History | None) ->
 
 
 def distribution(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that may be drawn, likeliest first (of equals the smaller id), and their odds."""
+    """The tokens that may be drawn and their odds; likeliest first (of equals the smaller id) where
+    tokens are left out, by id where none is."""
     scaled = logits.astype(np.float64) / sampling.temperature
-    order = _likeliest(scaled, sampling.top_k)
-    odds = np.exp(scaled[order] - scaled[order[0]])
+    odds = np.exp(scaled - scaled.max())
     odds /= odds.sum()
-    kept = len(odds)
+    if not sampling.top_k and sampling.top_p == 1 and sampling.min_p == 0:
+        return np.arange(len(odds)), odds
+    for most in (sampling.top_k or 512, 0):  # few tokens nearly always hold enough
+        order = _likeliest(odds, most)
+        some = odds[order] / (odds[order].sum() if sampling.top_k else 1.0)
+        if sampling.top_k or some.sum() >= sampling.top_p or some[-1] < sampling.min_p * some[0]:
+            break
+    kept = len(some)
     if sampling.top_p < 1:
-        kept = int(np.searchsorted(np.cumsum(odds), sampling.top_p)) + 1
+        kept = min(kept, int(np.searchsorted(np.cumsum(some), sampling.top_p)) + 1)
     if sampling.min_p > 0:
-        kept = min(kept, int(np.searchsorted(-odds, -sampling.min_p * odds[0], side="right")))
-    order, odds = order[:kept], odds[:kept]
-    return order, odds / odds.sum()
+        kept = min(kept, int(np.searchsorted(-some, -sampling.min_p * some[0], side="right")))
+    return order[:kept], some[:kept] / some[:kept].sum()
 
 
 def logprobs(logits: np.ndarray, token: int, count: int) -> Logprobs:
