@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -64,16 +65,20 @@ def root(salt: str) -> bytes:
 
 
 class Ledger:
-    """A working copy of Pages: opened from one, changed, closed to the next."""
+    """A working copy of Pages: opened from one, changed, closed to the next. Nothing is copied
+    before the first change."""
 
     def __init__(self, pages: Pages):
-        self._before = pages
-        self._free = list(pages.free)
-        self._users, self._idle = dict(pages.users), dict(pages.idle)
-        self._entries, self._found = dict(pages.entries), dict(pages.found)
-        self._children = dict(pages.children)
+        self._before, self._is_own = pages, False
+        self._free, self._users = cast("list[int]", pages.free), cast("dict[int, int]", pages.users)
+        self._idle = cast("dict[int, None]", pages.idle)
+        self._entries = cast("dict[int, Entry]", pages.entries)
+        self._found = cast("dict[bytes, int]", pages.found)
+        self._children = cast("dict[bytes, tuple[int, ...]]", pages.children)
 
     def close(self) -> Pages:
+        if not self._is_own:
+            return self._before
         return Pages(
             count=self._before.count,
             size=self._before.size,
@@ -85,6 +90,15 @@ class Ledger:
             children=self._children,
         )
 
+    def _open(self) -> None:
+        if self._is_own:
+            return
+        before, self._is_own = self._before, True
+        self._free = list(before.free)
+        self._users, self._idle = dict(before.users), dict(before.idle)
+        self._entries, self._found = dict(before.entries), dict(before.found)
+        self._children = dict(before.children)
+
     @property
     def available(self) -> int:
         return len(self._free) + len(self._idle)
@@ -94,6 +108,7 @@ class Ledger:
 
     def take(self) -> int:
         """A page for one user alone. The caller has seen that one is available."""
+        self._open()
         if self._free:
             page = self._free.pop()
         else:
@@ -105,11 +120,13 @@ class Ledger:
 
     def share(self, page: int) -> None:
         """One more user of a kept page."""
+        self._open()
         self._idle.pop(page, None)
         self._users[page] = self._users.get(page, 0) + 1
 
     def release(self, pages: Iterable[int]) -> None:
         """One user less of each. Give the last page first: a beginning stays longest."""
+        self._open()
         for page in pages:
             self._users[page] -= 1
             if self._users[page]:
@@ -124,6 +141,7 @@ class Ledger:
         """Remember a full page by its content; of equal pages the first is remembered."""
         key = chain(parent, tokens)
         if key not in self._found:
+            self._open()
             self._entries[page] = Entry(key, parent, tokens)
             self._found[key] = page
             self._children[parent] = (*self._children.get(parent, ()), page)

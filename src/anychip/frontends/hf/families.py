@@ -49,6 +49,13 @@ _POST_NORMS = {
 
 def read_config(c: Any) -> TransformerConfig | None:
     """transformers' configuration object as ours; None when a part of it has no place there."""
+    try:
+        return _read(c)
+    except (InputError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None  # values that cannot be: the captured route names file and place
+
+
+def _read(c: Any) -> TransformerConfig | None:
     kind = c.model_type
     if kind not in FAMILIES or getattr(c, "mlp_bias", False):
         return None
@@ -59,36 +66,33 @@ def read_config(c: Any) -> TransformerConfig | None:
     if isinstance(rope, tuple):
         rope, window_rope = rope
     is_gemma, later_gemma = kind.startswith("gemma"), kind in ("gemma2", "gemma3_text")
-    try:
-        return TransformerConfig(
-            family=kind,
-            layers=c.num_hidden_layers,
-            hidden=c.hidden_size,
-            heads=c.num_attention_heads,
-            kv_heads=c.num_key_value_heads,
-            head_dim=_head_dim(c),
-            ffn=c.intermediate_size,
-            vocabulary=c.vocab_size,
-            context=c.max_position_embeddings,
-            rope=rope,
-            window_rope=window_rope,
-            norm_eps=c.rms_norm_eps,
-            activation=_ACTIVATIONS[activation],  # pyright: ignore[reportArgumentType]
-            norm_offset=1.0 if is_gemma else 0.0,
-            post_norms=later_gemma,
-            qk_norm=kind in ("qwen3", "gemma3_text"),
-            qkv_bias=kind == "qwen2" or bool(getattr(c, "attention_bias", False)),
-            output_bias=kind != "qwen2" and bool(getattr(c, "attention_bias", False)),
-            attention_scale=c.query_pre_attn_scalar**-0.5 if later_gemma else 0.0,
-            attention_softcap=getattr(c, "attn_logit_softcapping", None) or 0.0,
-            logit_softcap=getattr(c, "final_logit_softcapping", None) or 0.0,
-            embedding_scale=float(c.hidden_size) ** 0.5 if is_gemma else 1.0,
-            tied_embeddings=bool(c.tie_word_embeddings),
-            window=windows[0],
-            global_every=windows[1],
-        )
-    except InputError:  # sizes that do not fit: the captured route names the place
-        return None
+    return TransformerConfig(
+        family=kind,
+        layers=c.num_hidden_layers,
+        hidden=c.hidden_size,
+        heads=c.num_attention_heads,
+        kv_heads=c.num_key_value_heads,
+        head_dim=_head_dim(c),
+        ffn=c.intermediate_size,
+        vocabulary=c.vocab_size,
+        context=c.max_position_embeddings,
+        rope=rope,
+        window_rope=window_rope,
+        norm_eps=c.rms_norm_eps,
+        activation=_ACTIVATIONS[activation],  # pyright: ignore[reportArgumentType]
+        norm_offset=1.0 if is_gemma else 0.0,
+        post_norms=later_gemma,
+        qk_norm=kind in ("qwen3", "gemma3_text"),
+        qkv_bias=kind == "qwen2" or bool(getattr(c, "attention_bias", False)),
+        output_bias=kind != "qwen2" and bool(getattr(c, "attention_bias", False)),
+        attention_scale=c.query_pre_attn_scalar**-0.5 if later_gemma else 0.0,
+        attention_softcap=getattr(c, "attn_logit_softcapping", None) or 0.0,
+        logit_softcap=getattr(c, "final_logit_softcapping", None) or 0.0,
+        embedding_scale=float(c.hidden_size) ** 0.5 if is_gemma else 1.0,
+        tied_embeddings=bool(c.tie_word_embeddings),
+        window=windows[0],
+        global_every=windows[1],
+    )
 
 
 def _head_dim(c: Any) -> int:
