@@ -45,7 +45,10 @@ module @matmul {{ func.func public @main(%a: {kind}, %b: {kind}) -> {kind} {{
 
 @pytest.mark.parametrize(
     ("chip", "arch"),
-    [("a100", "sm_80"), ("h100", "sm_90a"), ("h200", "sm_90a"), ("b200", "sm_100a")],
+    [
+        *(("a100", "sm_80"), ("l4", "sm_89"), ("l40s", "sm_89")),
+        *(("h100", "sm_90a"), ("h200", "sm_90a"), ("b200", "sm_100a"), ("gb200", "sm_100a")),
+    ],
 )
 def test_each_chip_gets_its_own_ptx_and_its_roofline(target, chip, arch):
     made = target(chip)
