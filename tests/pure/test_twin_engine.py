@@ -52,11 +52,12 @@ def plain(made, runs):
         block = made[run.block]
         used = [n for j in block.jobs for n in (*j.resources, *j.reads, *j.writes)]
         names = {n: n.replace("chip/", run.at["chip"] + "/") for n in used}
-        floor = min((state[n] for n in names.values()), default=0)
+        base = max((state[n] for n in names.values()), default=0)
         done = []
         for job in block.jobs:
             mine = [names[n] for n in (*job.reads, *job.resources)]
-            start = max([floor, *(done[i] for i in job.after), *(state[n] for n in mine)])
+            waits = [*(done[i] for i in job.after), *(state[n] for n in mine)]
+            start = max(waits, default=base)
             for name in job.resources:
                 state[names[name]] = start + job.busy
             for name in job.writes:
@@ -154,6 +155,18 @@ def test_equal_layers_are_scheduled_once():
     result = schedule([layer], [Run(0)] * 1000)
     assert len({id(outcome) for outcome in result.outcomes}) <= 3
     assert result.ticks == 7000
+
+
+def test_equal_stages_are_scheduled_once_wherever_they_are():
+    layer = Block(
+        (
+            Job("load", ("chip/x",), 3, reads=("t",)),
+            Job("a", ("chip/y",), 3, after=(0,)),
+            Job("b", ("chip/y",), 4, after=(1,), writes=("t",)),
+        )
+    )
+    result = schedule([layer], [Run(0, at={"chip": str(s)}) for s in range(500)])
+    assert len({id(outcome) for outcome in result.outcomes}) == 1
 
 
 def test_the_busiest_stage_sets_the_pace():

@@ -117,6 +117,8 @@ def show(document: Mapping[str, Any], *, why: bool = False) -> None:
         Text.assemble(
             ("estimated", "dim"),
             ": closed form with its 80 % interval. ",
+            ("simulated", "cyan"),
+            ": every step scheduled on the family's machine model, 80 % interval. ",
             ("measured", "bold green"),
             ": median of samples on this machine, 10th–90th percentile.",
         )
@@ -148,14 +150,14 @@ def show(document: Mapping[str, Any], *, why: bool = False) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    is_measured = bool(row["tpot_s"]) and row["tpot_s"]["kind"] == "measured"
+    kind = row["tpot_s"]["kind"] if row["tpot_s"] else "estimated"
     chip = Text(row["chip"], style="bold")
     if row["count"] != 1:
         chip.append(f" ×{row['count']}")
     chip.append(f"\n{row['system']}", style="not bold dim")
-    how = Text(f"{row['how']} {row['precision']}", style="bold green" if is_measured else "")
-    how.append("\nmeasured" if is_measured else "\nestimated", style="not bold dim")
-    for said in row.get("compilers", ()) if not is_measured else ():
+    how = Text(f"{row['how']} {row['precision']}", style="bold green" if kind == "measured" else "")
+    how.append(f"\n{kind}", style="not bold cyan" if kind == "simulated" else "not bold dim")
+    for said in row.get("compilers", ()) if kind != "measured" else ():
         word, style = ("yes", "green") if said["compiled"] else ("no", "red")
         how.append(f"\n{said['how']}: {word}", style=f"not bold {style}")
     return (chip, how, *(quantity(row[key], unit) for key, _, unit in COLUMNS))

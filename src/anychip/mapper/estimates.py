@@ -30,7 +30,7 @@ def estimates(found: Found, model: LanguageModel) -> dict[str, Quantity | None]:
     facts = {
         key: fact
         for key, fact in facts_of(found.spec, option.system).items()
-        if key not in _PRICES and not key.startswith("about.")
+        if key not in _PRICES and (found.is_simulated or not key.startswith("about."))
     }
     spread = spreads(found.values, facts, own_error(found.spec.family, QUANTITIES))
     values = found.values()
@@ -47,5 +47,7 @@ def estimates(found: Found, model: LanguageModel) -> dict[str, Quantity | None]:
         value, part = values[name], spread.get(name)
         made[name] = None
         if value is not None and part is not None:
-            made[name] = part.estimate(value, subject=subject, falsify=proof)
+            made[name] = part.estimate(
+                value, subject=subject, falsify=proof, is_simulated=found.is_simulated
+            )
     return made

@@ -113,4 +113,4 @@ def _at(question: Question, objective: Objective, one: Found) -> float:
         again = search(question, one.spec, one.systems)
     except UnsupportedError:
         return float("inf")
-    return burden(objective, again.option.values())
+    return burden(objective, again.values())

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 
 from anychip.mapper.surface import Surface
 from anychip.mapper.workload import Workload
-from anychip.twin import Machine, Placement, Shards, Table, place, share, step_cost, step_joules
+from anychip.twin import (
+    Machine,
+    Placement,
+    Shards,
+    StepCost,
+    Table,
+    place,
+    share,
+    simulate,
+    step_cost,
+    step_joules,
+)
 
 CHUNK = 256
 """Shortest part of a prompt that is worth a pipeline slot."""
@@ -93,20 +104,35 @@ def placement(needed: Tables, machine: Machine, shards: Shards, workload: Worklo
     )
 
 
-def predict(needed: Tables, machine: Machine, shards: Shards, workload: Workload) -> Prediction:
-    """Point values of one copy of the model on `shards.chips` chips like `machine`."""
+def predict(
+    needed: Tables,
+    machine: Machine,
+    shards: Shards,
+    workload: Workload,
+    *,
+    is_simulated: bool = False,
+) -> Prediction:
+    """Point values of one copy of the model on `shards.chips` chips like `machine`, in closed form
+    or, slower, with each step scheduled on the family's machine model."""
     at = placement(needed, machine, shards, workload)
     parts, tokens = needed.micro_batches, workload.batch * workload.generate
 
-    def step(table: Table) -> tuple[float, float | None]:
+    def timed(table: Table) -> tuple[StepCost, float, float]:
         cost = step_cost(table, machine, shards, at)
-        seconds = max(cost.seconds, parts * cost.stage_s)
+        if not is_simulated:
+            return cost, cost.seconds, cost.stage_s
+        made = simulate(table, machine, shards, at)
+        return cost, made.seconds, made.stage_s
+
+    def step(table: Table) -> tuple[float, float | None]:
+        cost, once, stage = timed(table)
+        seconds = max(once, parts * stage)
         return seconds, step_joules(table, machine, cost, seconds, parts)
 
     steps = [step(table) for table in needed.decode]
     tpot = (steps[0][0] + steps[1][0]) / 2
-    fill = step_cost(needed.prefill, machine, shards, at)
-    ttft = fill.seconds + (needed.passes - 1) * fill.stage_s
+    fill, once, stage = timed(needed.prefill)
+    ttft = once + (needed.passes - 1) * stage
     filling = step_joules(needed.prefill, machine, fill, ttft, needed.passes)
     latency = ttft + (workload.generate - 1) * tpot
     joules = None

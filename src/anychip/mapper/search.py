@@ -19,7 +19,7 @@ from anychip.mapper.precision import choices
 from anychip.mapper.predict import Prediction, Tables, placement, predict, tables
 from anychip.mapper.surface import Surface, Surfaces
 from anychip.mapper.workload import Workload
-from anychip.twin import Placement, Shards, machine, shardings
+from anychip.twin import MODELS, Placement, Shards, machine, shardings
 
 WORTH = 0.05
 """What a larger count must gain over a smaller one, relative, to be taken."""
@@ -71,10 +71,22 @@ class Found:
     option: Option
     why_precision: str
 
+    @property
+    def is_simulated(self) -> bool:
+        """Whether `values` come from the family's machine model. The search itself never does."""
+        return self.spec.family in MODELS
+
     def values(self, turned: Mapping[str, float] | None = None) -> dict[str, float | None]:
         """Point values by name, with some facts (keys of twin.facts_of) turned."""
         one = machine(self.spec, self.option.system, turned)
-        again = predict(self.option.tables, one, self.option.shards, self.plan.workload)
+        option = self.option
+        again = predict(
+            option.tables,
+            one,
+            option.shards,
+            self.plan.workload,
+            is_simulated=self.is_simulated,
+        )
         return priced(again, self.option.price)
 
 

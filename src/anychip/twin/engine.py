@@ -34,7 +34,8 @@ class Job:
     """Something that holds all of `resources` for `busy` ticks.
 
     It starts when the jobs in `after` (positions in its block, all earlier) are done, the ports in
-    `reads` are set, and its resources are free. It is done `delay` ticks after it lets go of them
+    `reads` are set, and its resources are free; with none of these, when the
+    latest of the block's are. It is done `delay` ticks after it lets go of them
     (a pipeline's depth, a signal's flight); then its `writes` ports are set. `kernel` is a row of
     the Table it works for, -1 for none; the counters are of this job alone.
     """
@@ -83,12 +84,23 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Start and end (resources let go) of every job of a block, relative to the run's base, and
-    what the run left behind: when each of its resources and ports is free or set."""
+    what the run left behind: when each of its resources and ports is free or set (None: as it was).
+
+    It holds for every state that agrees on `given` and has no other value above its `limit`.
+    """
 
     starts: tuple[int, ...]
     ends: tuple[int, ...]
-    after: tuple[int, ...]
+    after: tuple[int | None, ...]
     last: int  # when the latest job is done
+    given: Mapping[int, int]
+    limits: Mapping[int, int]
+
+    def holds(self, state: Sequence[int]) -> bool:
+        """Whether a block that finds its names in `state` comes out like this."""
+        return all(state[name] == value for name, value in self.given.items()) and all(
+            state[name] <= limit for name, limit in self.limits.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ def schedule(
     """Schedule every run. `shared` are resources (by their name in the block) that serve by
     readiness instead of in turn."""
     plans = [_Plan(block, shared) for block in blocks]
-    known: dict[tuple[int, tuple[int, ...]], Outcome] = {}
+    known: list[list[Outcome]] = [[] for _ in blocks]
     state: dict[str, int] = {}
     outcomes: list[Outcome] = []
     bases: list[int] = []
@@ -159,12 +171,14 @@ def schedule(
         names = [placed(name, run.at) for name in plan.names]
         now = [state.get(name, 0) for name in names]
         base = max(now, default=0)
-        key = (run.block, tuple(value - base for value in now))
-        outcome = known.get(key)
+        relative = [value - base for value in now]
+        outcome = next((one for one in known[run.block] if one.holds(relative)), None)
         if outcome is None:
-            outcome = known[key] = plan.schedule(key[1])
+            outcome = plan.schedule(relative)
+            known[run.block].append(outcome)
         for name, value in zip(names, outcome.after, strict=True):
-            state[name] = base + value
+            if value is not None:
+                state[name] = base + value
         outcomes.append(outcome)
         bases.append(base)
         last = max(last, base + outcome.last)
@@ -186,40 +200,52 @@ class _Plan:
         self.writes = [tuple(names[n] for n in job.writes) for job in block.jobs]
         self.shared = frozenset(names[n] for n in shared if n in names)
 
-    def schedule(self, state: tuple[int, ...]) -> Outcome:
-        return self._by_events(list(state)) if self.shared else self._in_turn(list(state))
+    def schedule(self, state: list[int]) -> Outcome:
+        return self._by_events(state) if self.shared else self._in_turn(state)
 
     def _in_turn(self, state: list[int]) -> Outcome:
-        """All resources in turn: one pass in serial order, no heap."""
-        floor = min(state, default=0)
+        """All resources in turn: one pass in serial order, no heap. Of what a job waits for, one is
+        latest; where that is a name's state, other states of that name come out otherwise."""
+        made: list[int | None] = [None] * len(state)
+        given: dict[int, int] = {}
+        limits: dict[int, int] = {}
         starts: list[int] = []
         ends: list[int] = []
         done: list[int] = []
         for index, job in enumerate(self.jobs):
-            start = floor
-            for other in job.after:
-                start = max(start, done[other])
-            for name in self.reads[index]:
-                start = max(start, state[name])
-            for name in self.resources[index]:
-                start = max(start, state[name])
+            needs = (*self.reads[index], *self.resources[index])
+            inside = [done[other] for other in job.after]
+            inside += [value for name in needs if (value := made[name]) is not None]
+            found = [name for name in needs if made[name] is None]
+            start = max(inside, default=None)
+            if found:
+                latest = max(found, key=lambda name: state[name])
+                if start is None or state[latest] > start:
+                    start = state[latest]
+                    given[latest] = start
+            start = 0 if start is None else start
+            for name in found:
+                limits[name] = min(limits.get(name, start), start)
             end = start + job.busy
             for name in self.resources[index]:
-                state[name] = end
+                made[name] = end
             for name in self.writes[index]:
-                state[name] = end + job.delay
+                made[name] = end + job.delay
             starts.append(start)
             ends.append(end)
             done.append(end + job.delay)
-        return Outcome(tuple(starts), tuple(ends), tuple(state), max(done, default=0))
+        last = max(done, default=0)
+        return Outcome(tuple(starts), tuple(ends), tuple(made), last, given, limits)
 
     def _by_events(self, state: list[int]) -> Outcome:
         """The heap of (time, priority, serial). A job on a resource served in turn also waits for
         the one before it there; a port is read as the writer before it in serial order left it."""
         jobs, count = self.jobs, len(self.jobs)
-        floor = min(state, default=0)
         starts, ends = [0] * count, [0] * count
-        ready = [floor] * count
+        ready = [
+            min((state[n] for n in (*self.reads[i], *self.resources[i])), default=0)
+            for i in range(count)
+        ]
         missing = [0] * count
         wakes: list[list[tuple[int, bool]]] = [[] for _ in jobs]  # (job, waits for the result)
         turn: dict[int, int] = {}
@@ -268,4 +294,4 @@ class _Plan:
         for name, index in writer.items():
             free[name] = ends[index] + jobs[index].delay
         last = max((e + j.delay for e, j in zip(ends, jobs, strict=True)), default=0)
-        return Outcome(tuple(starts), tuple(ends), tuple(free), last)
+        return Outcome(tuple(starts), tuple(ends), tuple(free), last, dict(enumerate(state)), {})

@@ -31,14 +31,18 @@ class Spread:
     up: float
     drivers: tuple[tuple[str, float], ...]
 
-    def estimate(self, value: float, *, subject: str, falsify: str) -> Estimate:
+    def estimate(
+        self, value: float, *, subject: str, falsify: str, is_simulated: bool = False
+    ) -> Estimate:
         """The 80 % Estimate of `value`; its provenance names what the interval comes from."""
+        how = "machine model" if is_simulated else "closed form"
         named = ", ".join(f"{name} ({part:.0%})" for name, part in self.drivers[:4])
         return Estimate(
             value=value,
             low=value * math.exp(-self.down),
             high=value * math.exp(self.up),
-            provenance=f"closed form of {subject}; interval from {named or 'no uncertain fact'}",
+            kind="simulated" if is_simulated else "estimated",
+            provenance=f"{how} of {subject}; interval from {named or 'no uncertain fact'}",
             falsify=falsify,
         )
 

@@ -25,10 +25,10 @@ simulate.MODELS. What the function gets and owes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from anychip.twin.engine import Block, Run
+from anychip.twin.engine import Block, Job, Run, ticks
 from anychip.twin.formats import Way
 from anychip.twin.lowered import Table
 from anychip.twin.machine import Machine
@@ -59,6 +59,16 @@ class Task:
             seen += is_layer
         return each
 
+    def rows(self, row: int) -> float:
+        """Rows that go through a matmul's weights; of experts' rows, those each one read gets."""
+        kernel = self.table.kernels[row]
+        each = sum(inner * cols for inner, cols in kernel.dots)
+        rows = float(self.table.numbers["flops"][row]) / 2 / each
+        if not kernel.experts:
+            return rows
+        read = self.part.weight_bytes[row] * self.shards.tensor / kernel.amounts.weight_bytes
+        return rows / max(float(read) * kernel.experts, 1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
@@ -75,3 +85,63 @@ class Program:
 
 
 Model = Callable[[Task], Program]
+
+
+class Chain:
+    """Jobs in the making. Each waits for the one before it, the first for the token of the block
+    before, and the block's last hands the token on. Times are in seconds."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.tip: int | None = None
+
+    def add(
+        self,
+        name: str,
+        *resources: str,
+        seconds: float = 0.0,
+        delay_s: float = 0.0,
+        after: Sequence[int] | None = None,
+        is_ahead: bool = False,
+        reads: Sequence[str] = (),
+        writes: Sequence[str] = (),
+        kernel: int = -1,
+        flops: float = 0.0,
+        read_bytes: float = 0.0,
+        written_bytes: float = 0.0,
+        bound: str = "",
+    ) -> int:
+        """The job's position. `after` replaces the wait for the job before; `is_ahead` drops it,
+        and the token's too: the job does not need the activations and is not the new tip.
+        `reads` and `writes` are further ports."""
+        waits = () if is_ahead else after
+        token: tuple[str, ...] = ()
+        if waits is None:
+            waits = () if self.tip is None else (self.tip,)
+            token = ("token",) if self.tip is None else ()
+        self.jobs.append(
+            Job(
+                name,
+                resources,
+                ticks(seconds),
+                tuple(waits),
+                ticks(delay_s),
+                reads=(*reads, *token),
+                writes=tuple(writes),
+                kernel=kernel,
+                flops=float(flops),
+                read_bytes=float(read_bytes),
+                written_bytes=float(written_bytes),
+                bound=bound,
+            )
+        )
+        if not is_ahead:
+            self.tip = len(self.jobs) - 1
+        return len(self.jobs) - 1
+
+    def block(self) -> Block:
+        """The jobs so far; the tip sets the token."""
+        if self.tip is not None:
+            last = self.jobs[self.tip]
+            self.jobs[self.tip] = replace(last, writes=(*last.writes, "token"))
+        return Block(tuple(self.jobs))

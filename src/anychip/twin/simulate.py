@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from anychip.core import Origin, Span, Trace, unknown
+from anychip.twin import chiplet, dimc, lpu, wafer
 from anychip.twin.cost import kernel_ways
 from anychip.twin.engine import TICK_S, Scheduled, placed, schedule
 from anychip.twin.lowered import Table
@@ -13,7 +14,12 @@ from anychip.twin.machine import Machine
 from anychip.twin.program import Model, Program, Task
 from anychip.twin.shard import ONE_CHIP, Placement, Shards, place, portion, share
 
-MODELS: Mapping[str, Model] = {}
+MODELS: Mapping[str, Model] = {
+    "lpu": lpu.program,
+    "wafer": wafer.program,
+    "dimc": dimc.program,
+    "chiplet": chiplet.program,
+}
 """The machine model of each family that has one; others are predicted in closed form."""
 
 

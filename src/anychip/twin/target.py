@@ -32,12 +32,15 @@ from anychip.ops.view import program
 from anychip.ops.walk import Step, walk
 from anychip.twin.arithmetic import Arithmetic, arithmetic, recast
 from anychip.twin.cost import StepCost, kernel_ways, step_cost
+from anychip.twin.deploy import OPTIONS, deployment
 from anychip.twin.energy import step_joules
 from anychip.twin.formats import way
 from anychip.twin.lower import lower
 from anychip.twin.lowered import AMOUNTS, Lowered, Table
 from anychip.twin.machine import Machine, machine
 from anychip.twin.reading import Reader, title
+from anychip.twin.shard import ONE_CHIP, Shards
+from anychip.twin.simulate import MODELS, Simulated, simulate
 
 if TYPE_CHECKING:
     from anychip.twin.numerics import Simulation
@@ -68,16 +71,21 @@ class Twin:
         """
         if options.threads is not None:
             raise UsageError(f"{self.name} takes no threads; leave them out")
+        one = machine(self.chip.spec)
+        known = {**EXTRA, **(OPTIONS if one.family in MODELS else {})}
         for name in options.extra:
-            if name not in EXTRA:
-                raise unknown(f"option of {self.name}", name, EXTRA)
+            if name not in known:
+                raise unknown(f"option of {self.name}", name, known)
         own = arithmetic(self.chip.spec)
         if "matmul" in options.extra:
             own = own.multiplying_in(options.extra["matmul"])
         lowered = _recast(lower(module), own)
-        one = machine(self.chip.spec)
         table = Table.of(lowered)
-        cost = step_cost(table, one)
+        shards = ONE_CHIP
+        if one.family in MODELS:
+            asked = {name: text for name, text in options.extra.items() if name in OPTIONS}
+            shards = deployment(table, one, asked)
+        cost = step_cost(table, one, shards)
         return TwinExecutable(
             target=self.name,
             signature=module.signature,
@@ -90,6 +98,7 @@ class Twin:
             lowered=lowered,
             machine=one,
             arithmetic=own,
+            shards=shards,
         )
 
 
@@ -111,6 +120,7 @@ class TwinExecutable:
     lowered: Lowered = field(repr=False)
     machine: Machine = field(repr=False)
     arithmetic: Arithmetic = field(repr=False)
+    shards: Shards = ONE_CHIP
 
     @cached_property
     def _simulation(self) -> Simulation:
@@ -139,10 +149,19 @@ class TwinExecutable:
             )
         return self._simulation(*inputs)
 
+    def simulate(self) -> Simulated:
+        """The step on its family's machine model. Raises UsageError for a family without one."""
+        return simulate(Table.of(self.lowered), self.machine, self.shards)
+
     def trace(self, *inputs: Any) -> Trace:
-        """The estimated Trace of one call; inputs are not looked at."""
+        """The Trace of one call, simulated where the family has a machine model, else estimated.
+        Inputs are not looked at."""
         table = Table.of(self.lowered)
-        cost = step_cost(table, self.machine)
+        cost = step_cost(table, self.machine, self.shards)
+        if self.machine.family in MODELS:
+            made = self.simulate()
+            joules = step_joules(table, self.machine, cost, made.seconds)
+            return made.trace(self.target, joules)
         rows = {id(kernel): index for index, kernel in enumerate(table.kernels)}
         joules = step_joules(table, self.machine, cost, cost.seconds)
         watts = None if joules is None else joules / cost.seconds
