@@ -19,6 +19,7 @@ from anychip.cli import (
     doctor,
     pull,
     run,
+    show,
     trace,
     validate,
 )
@@ -42,6 +43,7 @@ for verb in (
     run,
     bench_llm,
     trace,
+    show,
     demo,
     cache,
     validate,

@@ -29,6 +29,18 @@ DimOption = Annotated[
 InputOption = Annotated[
     list[str] | None, typer.Option("--input", "-i", help="NAME=FILE.npy; repeatable.")
 ]
+TensorOption = Annotated[
+    int | None, typer.Option(help="Of a simulated twin: chips that share each layer.")
+]
+PipelineOption = Annotated[
+    int | None, typer.Option(help="Of a simulated twin: stages that follow one another.")
+]
+
+
+def twin_options(tensor: int | None, pipeline: int | None) -> dict[str, str]:
+    """Compile options that divide a model over a twin's chips; nothing when nothing is asked."""
+    asked = {"tensor": tensor, "pipeline": pipeline}
+    return {name: str(value) for name, value in asked.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

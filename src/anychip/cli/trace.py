@@ -14,13 +14,16 @@ from anychip.cli.model import (
     DimOption,
     InputOption,
     ModelArgument,
+    PipelineOption,
     PrecisionOption,
     PromptLengthOption,
     Step,
     StepOption,
     TargetOption,
+    TensorOption,
     inputs_for,
     load_module,
+    twin_options,
 )
 from anychip.cli.output import (
     Format,
@@ -50,6 +53,8 @@ def trace(
     precision: PrecisionOption = "auto",
     dim: DimOption = None,
     input: InputOption = None,
+    tensor: TensorOption = None,
+    pipeline: PipelineOption = None,
     seed: Annotated[int, typer.Option(help="Seed of made-up inputs.")] = 0,
     top: Annotated[int, typer.Option(help="How many of the longest ops to list.")] = 12,
     format: FormatOption = Format.table,
@@ -62,7 +67,10 @@ def trace(
     loaded = load_module(model, choice)
     module = loaded.module
     with progress_console.status(f"{target}: compiling and tracing …"):
-        executable = chosen.compile(module, CompileOptions(timeout_s=read("child_timeout")))
+        options = CompileOptions(
+            timeout_s=read("child_timeout"), extra=twin_options(tensor, pipeline)
+        )
+        executable = chosen.compile(module, options)
         inputs = () if _needs_none(chosen) else inputs_for(loaded, input or (), seed)
         made = executable.trace(*inputs)
     write_atomically(output, made.to_perfetto())

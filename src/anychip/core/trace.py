@@ -60,21 +60,24 @@ class Trace:
         )
 
     def to_perfetto(self) -> str:
-        """Trace Event JSON, one thread a resource; opens in ui.perfetto.dev and chrome://tracing."""
+        """Trace Event JSON: a thread a resource, and for resources named `place/unit` a process a
+        place, in the order of first use; opens in ui.perfetto.dev and chrome://tracing."""
         resources = sorted({s.resource for s in self.spans})
         tids = {name: index + 1 for index, name in enumerate(resources)}
-        events: list[dict[str, object]] = [
-            {
-                "ph": "M",
-                "pid": 1,
-                "name": "process_name",
-                "args": {"name": f"{self.target} ({self.kind})"},
-            }
-        ]
+        places = list(dict.fromkeys(s.resource.rpartition("/")[0] for s in self.spans))
+        pids = {name: index + 1 for index, name in enumerate(places)}
+        events: list[dict[str, object]] = []
+        for place, pid in pids.items():
+            title = f"{place}, " if place else ""
+            for kind, args in (
+                ("process_name", {"name": f"{title}{self.target} ({self.kind})"}),
+                ("process_sort_index", {"sort_index": pid}),
+            ):
+                events.append({"ph": "M", "pid": pid, "name": kind, "args": args})
         for name, tid in tids.items():
-            events.append(
-                {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}}
-            )
+            place, _, unit = name.rpartition("/")
+            where = {"ph": "M", "pid": pids[place], "tid": tid}
+            events.append({**where, "name": "thread_name", "args": {"name": unit}})
         for span in self.spans:
             counters = {
                 "flops": span.flops,
@@ -88,7 +91,7 @@ class Trace:
             events.append(
                 {
                     "ph": "X",
-                    "pid": 1,
+                    "pid": pids[span.resource.rpartition("/")[0]],
                     "tid": tids[span.resource],
                     "name": span.op,
                     "cat": self.kind,

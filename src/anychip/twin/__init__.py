@@ -3,11 +3,12 @@
 from anychip.twin.cost import StepCost, step_cost
 from anychip.twin.energy import step_joules
 from anychip.twin.engine import Block, Job, Run, Scheduled, schedule, ticks
+from anychip.twin.floor import Floor
 from anychip.twin.interval import Spread, fact_range, own_error, spreads
 from anychip.twin.lower import lower
 from anychip.twin.lowered import Amounts, Kernel, Lowered, Table
 from anychip.twin.machine import Machine, facts_of, machine
-from anychip.twin.program import Program, Task
+from anychip.twin.program import Occupancy, Program, Task
 from anychip.twin.shard import Placement, Shards, place, shardings, share
 from anychip.twin.simulate import MODELS, Simulated, simulate
 from anychip.twin.target import Twin, TwinExecutable, twin
@@ -16,10 +17,12 @@ __all__ = [
     "MODELS",
     "Amounts",
     "Block",
+    "Floor",
     "Job",
     "Kernel",
     "Lowered",
     "Machine",
+    "Occupancy",
     "Placement",
     "Program",
     "Run",

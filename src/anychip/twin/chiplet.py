@@ -67,6 +67,7 @@ def program(task: Task) -> Program:
         note=NOTE,
         stands_for=dict.fromkeys(names, task.shards.tensor * card.chiplets),
         before_s=task.machine.per_step_s,
+        picture=task.occupancy(names),
     )
 
 

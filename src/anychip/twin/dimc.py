@@ -24,15 +24,6 @@ NOTE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Occupancy:
-    """What the arrays of each group of cards hold: (part, bytes a card) in order of use."""
-
-    groups: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
-    capacity_bytes: float
-    arrays: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Card:
     """One card: chiplets joined by die-to-die links, and arrays of `side` x `side` elements."""
 
@@ -61,7 +52,6 @@ def program(task: Task) -> Program:
     stages = task.stage_of()
     names = [_name(stage, task.shards.tensor) for stage in range(max(stages, default=0) + 1)]
     runs: list[Run] = []
-    held: dict[str, list[tuple[str, float]]] = {name: [] for name in names}
     last = 0
     for stage, (rows, caller) in zip(stages, task.table.order, strict=True):
         if stage != last:
@@ -70,39 +60,19 @@ def program(task: Task) -> Program:
             runs.append(Run(len(blocks) - 1, at=ends, stage=last, tag=caller))
             last = stage
         runs.append(Run(at[rows], at={"chip": names[stage]}, stage=stage, tag=caller))
-        held[names[stage]].append((caller.layer or _title(task, rows), _stored(task, rows)))
-    level = task.machine.levels[-1]
     return Program(
         blocks=tuple(blocks),
         runs=tuple(runs),
         note=NOTE,
         stands_for=dict.fromkeys(names, task.shards.tensor),
         before_s=task.machine.per_step_s,
-        picture=Occupancy(
-            groups=tuple((name, tuple(parts)) for name, parts in held.items()),
-            capacity_bytes=level.capacity_bytes,
-            arrays=card.arrays,
-        ),
+        picture=task.occupancy(names),
     )
 
 
 def _name(stage: int, tensor: int) -> str:
     first = stage * tensor
     return f"card {first}" if tensor == 1 else f"cards {first}-{first + tensor - 1}"
-
-
-def _title(task: Task, rows: range) -> str:
-    return next((n for r in rows if (n := task.table.kernels[r].origin.layer)), "part")
-
-
-def _stored(task: Task, rows: range) -> float:
-    """Bytes of weights and cache that a card keeps of a part."""
-    number, ways = task.table.numbers, task.shards.tensor
-    return sum(
-        task.table.kernels[r].amounts.weight_bytes / (ways if task.table.kernels[r].is_split else 1)
-        + float(number["state_read_bytes"][r]) / min(ways, task.table.kernels[r].state_splits)
-        for r in rows
-    )
 
 
 def _between(task: Task, cards: int) -> Link | None:

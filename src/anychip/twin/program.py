@@ -28,7 +28,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from anychip.core import Origin
 from anychip.twin.engine import Block, Job, Run, ticks
+from anychip.twin.floor import Floor
 from anychip.twin.formats import Way
 from anychip.twin.lowered import Table
 from anychip.twin.machine import Machine
@@ -69,6 +71,43 @@ class Task:
         read = self.part.weight_bytes[row] * self.shards.tensor / kernel.amounts.weight_bytes
         return rows / max(float(read) * kernel.experts, 1.0)
 
+    def stored(self, rows: range) -> float:
+        """Bytes of weights and cache that one chip keeps of a part; of a lookup, what is read."""
+        number, ways = self.table.numbers, self.shards.tensor
+        held = 0.0
+        for row in rows:
+            kernel = self.table.kernels[row]
+            held += kernel.amounts.weight_bytes / (ways if kernel.is_split else 1)
+            held += float(number["state_read_bytes"][row]) / min(ways, kernel.state_splits)
+        if rows == self.table.order[0][0]:  # the embedding is stored whole, however little is read
+            blocks = [row for part, _ in self.table.order for row in part]
+            read = sum(self.table.kernels[row].amounts.weight_bytes for row in blocks)
+            held += max(0.0, self.table.weight_bytes - read) / ways
+        return held
+
+    def title(self, rows: range, caller: Origin) -> str:
+        """The layer that a part of the model is, or what its first kernel belongs to."""
+        each = [caller.layer, *(self.table.kernels[row].origin.layer for row in rows)]
+        return next((name for name in each if name), "part")
+
+    def occupancy(self, names: Sequence[str]) -> Occupancy:
+        """What a chip of each stage (named in `names`) holds."""
+        held: dict[str, list[tuple[str, float]]] = {name: [] for name in names}
+        for stage, (rows, caller) in zip(self.stage_of(), self.table.order, strict=True):
+            held[names[stage]].append((self.title(rows, caller), self.stored(rows)))
+        return Occupancy(
+            groups=tuple((name, tuple(parts)) for name, parts in held.items()),
+            capacity_bytes=self.machine.levels[self.placement.level].capacity_bytes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Occupancy:
+    """What one chip of each place holds: (part, bytes) in order of use."""
+
+    groups: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+    capacity_bytes: float
+
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
@@ -81,7 +120,7 @@ class Program:
     shared: frozenset[str] = frozenset()
     stands_for: Mapping[str, int] = field(default_factory=dict[str, int])
     before_s: float = 0.0  # before the first job: the host starts a step
-    picture: object = None  # what `anychip show` draws beside the schedule, the family's own type
+    picture: Occupancy | Floor | None = None  # what `anychip show` draws beside the schedule
 
 
 Model = Callable[[Task], Program]

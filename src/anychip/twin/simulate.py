@@ -40,6 +40,55 @@ class Simulated:
         """The slowest stage: how often a step can start when a stage serves one at a time."""
         return self.program.before_s + self.scheduled.stage_ticks() * TICK_S
 
+    def kernels(self) -> dict[int, tuple[float, str]]:
+        """For each kernel (row of the table): seconds from its first job to its last result, and
+        what that is mostly spent on; "overhead" is waiting for results on their way."""
+        found: dict[int, tuple[float, str]] = {}
+        seen: set[int] = set()
+        runs = zip(self.scheduled.runs, self.scheduled.outcomes, strict=True)
+        for run, outcome in runs:
+            if run.block in seen:
+                continue
+            seen.add(run.block)
+            jobs = self.scheduled.blocks[run.block].jobs
+            mine: dict[int, list[int]] = {}
+            for index, job in enumerate(jobs):
+                if job.kernel >= 0:
+                    mine.setdefault(job.kernel, []).append(index)
+            for row, indexes in mine.items():
+                first = min(outcome.starts[i] for i in indexes)
+                last = max(outcome.ends[i] + jobs[i].delay for i in indexes)
+                spent: dict[str, int] = {}
+                for i in indexes:
+                    spent[jobs[i].bound] = spent.get(jobs[i].bound, 0) + jobs[i].busy
+                    if jobs[i].bound == "link":
+                        spent["link"] += jobs[i].delay
+                most = max(spent, key=lambda name: spent[name])
+                is_most = 2 * spent[most] >= last - first
+                found.setdefault(row, ((last - first) * TICK_S, most if is_most else "overhead"))
+        return found
+
+    def listing(self) -> str:
+        """The schedule of one run of every kind of block, in the order of time: start and end in
+        nanoseconds from the block's first job, resource, instruction."""
+        lines: list[str] = []
+        seen: set[int] = set()
+        for run, outcome in zip(self.scheduled.runs, self.scheduled.outcomes, strict=True):
+            if run.block in seen:
+                continue
+            seen.add(run.block)
+            jobs = self.scheduled.blocks[run.block].jobs
+            zero = min(outcome.starts, default=0)
+            name = run.tag.layer if isinstance(run.tag, Origin) else ""
+            lines += [f"# {name or 'outside layers'} on {', '.join(run.at.values())}"]
+            timed = sorted(zip(outcome.starts, outcome.ends, range(len(jobs)), strict=True))
+            lines += [
+                f"{(start - zero) * 1e-6:12.2f} {(end - zero) * 1e-6:12.2f}  "
+                f"{'+'.join(r.rpartition('/')[2] for r in jobs[i].resources):<28} {jobs[i].name}"
+                for start, end, i in timed
+            ]
+        return "\n".join(lines) + "\n"
+
     def trace(self, target: str, joules: float | None = None) -> Trace:
         """Every job as a span on its resource, in a `place/unit` form. `joules` of the whole step
         are spread over spans by their time. Counters stand on a job's first resource."""

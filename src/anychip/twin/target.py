@@ -86,14 +86,17 @@ class Twin:
             asked = {name: text for name, text in options.extra.items() if name in OPTIONS}
             shards = deployment(table, one, asked)
         cost = step_cost(table, one, shards)
+        artifacts: dict[str, str | bytes] = {
+            "kernels.json": _kernel_json(table, one, cost),
+            "arithmetic.json": json.dumps(asdict(own), indent=1),
+        }
+        if one.family in MODELS:
+            artifacts["schedule.txt"] = simulate(table, one, shards).listing()
         return TwinExecutable(
             target=self.name,
             signature=module.signature,
             coverage=_coverage(self.chip, module, one, own),
-            artifacts={
-                "kernels.json": _kernel_json(table, one, cost),
-                "arithmetic.json": json.dumps(asdict(own), indent=1),
-            },
+            artifacts=artifacts,
             module=module,
             lowered=lowered,
             machine=one,

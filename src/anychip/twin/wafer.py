@@ -65,7 +65,7 @@ def program(task: Task) -> Program:
     mesh, one = Mesh.of(task.machine), task.machine
     order, stages = task.table.order, task.stage_of()
     parts = [
-        (caller.layer or _title(task, rows), stage, _stored(task, rows))
+        (task.title(rows, caller), stage, task.stored(rows))
         for stage, (rows, caller) in zip(stages, order, strict=True)
     ]
     names = Counter(name for name, _, _ in parts)
@@ -107,11 +107,6 @@ def program(task: Task) -> Program:
     )
 
 
-def _title(task: Task, rows: range) -> str:
-    origins = [task.table.kernels[row].origin.layer for row in rows]
-    return next((name for name in origins if name), "part")
-
-
 def _place(task: Task, here: Rectangle) -> str:
     first = here.wafer * task.shards.tensor
     name = (
@@ -120,21 +115,6 @@ def _place(task: Task, here: Rectangle) -> str:
         else f"wafers {first}-{first + task.shards.tensor - 1}"
     )
     return f"{name}/{here.name}"
-
-
-def _stored(task: Task, rows: range) -> float:
-    """Bytes of weights and cache that a part keeps: all experts, not only those read."""
-    held = 0.0
-    ways = task.shards.tensor
-    for row in rows:
-        kernel, number = task.table.kernels[row], task.table.numbers
-        held += kernel.amounts.weight_bytes / (ways if kernel.is_split else 1)
-        held += float(number["state_read_bytes"][row]) / min(ways, kernel.state_splits)
-    if rows == task.table.order[0][0]:  # an embedding reads a row of what is stored whole
-        every = task.table.order
-        read = sum(task.table.kernels[r].amounts.weight_bytes for part, _ in every for r in part)
-        held += max(0.0, task.table.weight_bytes - read) / ways
-    return held
 
 
 def _way(task: Task, mesh: Mesh, here: Rectangle, there: Rectangle) -> Block:
