@@ -13,6 +13,7 @@ BUDGETS = {
     "core": 2000,
     "ops": 7000,
     "frontends": 14000,
+    "profile": 900,
     "passes": 1000,
     "compilers": 9000,
     "twin": 6000,

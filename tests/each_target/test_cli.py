@@ -54,7 +54,7 @@ def mlp(tmp_path: Path) -> Path:
 def test_help_lists_the_verbs(cli):
     code, out, _ = cli("--help")
     assert code == 0
-    for verb in ("doctor", "chips", "pull", "compare", "compile", "run", "trace"):
+    for verb in ("doctor", "chips", "pull", "compare", "compile", "run", "trace", "show"):
         assert verb in out
 
 
@@ -160,6 +160,13 @@ def test_trace_on_host_and_twin_write_perfetto_files(cli, mlp, tmp_path):
         assert any(e["ph"] == "X" and e["cat"] == kind for e in events)
 
 
+SIMULATED = {
+    *("groq-lpu", "cerebras-wse2", "cerebras-wse3", "dmatrix-corsair"),
+    *("rebel-quad", "rebellions-atom"),
+}
+"""Chips of families with a machine model."""
+
+
 def test_compare_gives_every_chip_a_row_with_kind_interval_and_provenance(cli, tmp_path):
     code, out, err = cli("compare", "llama-3.1-70b", "-f", "json")
     assert code == 0, err
@@ -169,7 +176,7 @@ def test_compare_gives_every_chip_a_row_with_kind_interval_and_provenance(cli, t
     for row in fitting:
         for key in ("ttft_s", "tpot_s", "user_tok_s", "chip_tok_s"):
             number = row[key]
-            assert number["kind"] == "estimated"
+            assert number["kind"] == ("simulated" if row["chip"] in SIMULATED else "estimated")
             assert number["low"] <= number["value"] <= number["high"]
             assert number["provenance"]
             assert number["falsify"]
@@ -195,3 +202,20 @@ def test_numbers_that_differ_are_seen():
     assert error == pytest.approx(0.01, rel=1e-3)
     assert not matched
     assert not compare_numbers(module, [x], [np.where(x > 0.9, np.nan, good)])[1]
+
+
+@pytest.mark.parametrize("target", ["cpu:xla", "h100:twin", "groq-lpu:twin"])
+def test_show_writes_a_page_of_pictures(cli, mlp, tmp_path, target):
+    words = ("show", mlp, "-t", target, "--dim", "x_0=3", "--runs", "runs", "-f", "json")
+    code, out, err = cli(*words)
+    assert code == 0, err
+    document = json.loads(out)
+    kinds = {"cpu:xla": "measured", "h100:twin": "estimated", "groq-lpu:twin": "simulated"}
+    assert document["kind"] == kinds[target]
+    page = (tmp_path / document["page"]).read_text(encoding="utf-8")
+    assert "timeline" in document["pictures"]
+    assert ("placement" in document["pictures"]) == (target == "groq-lpu:twin")
+    for file in document["pictures"].values():
+        assert (tmp_path / file).read_text(encoding="utf-8") in page
+    assert "src=" not in page
+    assert "href=" not in page

@@ -29,7 +29,7 @@ from anychip.cli.model import (
 from anychip.cli.output import Format, FormatOption, console, print_json, progress_console, scaled
 from anychip.core import CompileOptions, RunFolder, Trace, discover
 from anychip.core.config import read
-from anychip.twin import Floor, Simulated, Table, TwinExecutable, step_cost
+from anychip.twin import Floor, Simulated, Table, Timed, TwinExecutable, step_cost
 
 UNITS = (
     *("MEM weights", "MEM cache", "MEM activations", "MXM install", "MXM multiply", "SXM", "VXM"),
@@ -137,22 +137,28 @@ def _roofline(executable: TwinExecutable, simulated: Simulated | None) -> str:
     timed = simulated.kernels() if simulated is not None else {}
     dots: list[Dot] = []
     for row, kernel in enumerate(table.kernels):
-        seconds, bound = timed.get(row, (float(cost.kernel_s[row]), cost.bound(row)))
         stored = part.weight_bytes[row] + part.state_bytes[row]
+        closed = Timed(
+            seconds=float(cost.kernel_s[row]),
+            bound=cost.bound(row),
+            flops=float(part.flops[row] + part.vector_flops[row]),
+            bytes=float(stored + part.activation_bytes[row]),
+        )
+        done = timed.get(row, closed)
         dots.append(
             Dot(
                 name=kernel.name,
                 where=kernel.origin.layer,
-                flops=float(part.flops[row] + part.vector_flops[row]),
-                bytes=float(stored + part.activation_bytes[row]),
-                seconds=seconds,
+                flops=done.flops,
+                bytes=done.bytes,
+                seconds=done.seconds,
                 count=float(table.counts[row]),
-                bound=bound,
+                bound=done.bound,
             )
         )
     used = {k for kernel in table.kernels for k in kernel.formats if k in one.peak_flops_per_s}
     names = used or {max(one.peak_flops_per_s, key=lambda name: one.peak_flops_per_s[name])}
-    roofs = [Roof(name=f"{name} peak", value=one.peak_flops_per_s[name]) for name in sorted(names)]
+    roofs = [Roof(name=name, value=one.peak_flops_per_s[name]) for name in sorted(names)]
     roofs.append(Roof(name="vector", value=one.vector_flops_per_s))
     level = one.levels[cost.placement.level]
     peak = one.peak_bytes_per_s[cost.placement.level]

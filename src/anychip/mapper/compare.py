@@ -155,6 +155,7 @@ def _predicted(name: str, question: Question, registry: Registry) -> Row:
         return Row(chip=name, target=target, how="twin", fits=False, why_not=str(error))
     try:
         found = search(question, spec, systems)
+        quantities = estimates(found, question.model)
     except UnsupportedError as error:
         return Row(chip=name, target=target, how="twin", fits=False, why_not=str(error))
     piece = found.plan.pieces[0]
@@ -168,7 +169,7 @@ def _predicted(name: str, question: Question, registry: Registry) -> Row:
         precision=piece.precision.name,
         shards=str(piece.shards),
         notes=_notes(found),
-        quantities=estimates(found, question.model),
+        quantities=quantities,
         plan=found.plan,
         found=found,
     )

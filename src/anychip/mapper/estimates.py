@@ -30,7 +30,9 @@ def estimates(found: Found, model: LanguageModel) -> dict[str, Quantity | None]:
     facts = {
         key: fact
         for key, fact in facts_of(found.spec, option.system).items()
-        if key not in _PRICES and (found.is_simulated or not key.startswith("about."))
+        if key not in _PRICES
+        # What a chip is made of is known, but for what its spec gives a range.
+        and (not key.startswith("about.") or (found.is_simulated and fact.low is not None))
     }
     spread = spreads(found.values, facts, own_error(found.spec.family, QUANTITIES))
     values = found.values()

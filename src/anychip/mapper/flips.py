@@ -110,7 +110,6 @@ def _batches(question: Question, objective: Objective, found: Sequence[Found]) -
 def _at(question: Question, objective: Objective, one: Found) -> float:
     """The chip's burden for this question; infinite when no system of it is large enough."""
     try:
-        again = search(question, one.spec, one.systems)
+        return burden(objective, search(question, one.spec, one.systems).values())
     except UnsupportedError:
         return float("inf")
-    return burden(objective, again.values())

@@ -66,25 +66,27 @@ def floor_plan(
         for one in mine:
             x, y = x0 + one.left * scale, y0 + one.top * scale
             w, h = one.columns * scale, one.rows * scale
-            full = one.core_bytes / core_bytes
             tip = (
                 f"{one.name}: {one.columns} × {one.rows} = {one.columns * one.rows:,} cores, "
                 f"{one.core_bytes / 1024:.1f} KB in each"
             )
-            sheet.rect(x, y, w, h, fill=_shade(full), stroke="white", tip=tip)
+            fill = _shade(one.core_bytes / core_bytes)
+            sheet.rect(x, y, w, h, fill=fill, stroke="white", tip=tip)
             middles.append((x + w / 2, y + h * 0.72))
-            colour = "white" if full > 0.5 else INK
-            label = clipped(one.name, w - 4, 12) or one.name.rpartition(".")[2]
-            sheet.text(x + w / 2, y + h * 0.36, label, anchor="middle", colour=colour)
-            size = clipped(f"{one.columns}×{one.rows}", w - 4, 10.5)
-            sheet.text(
-                x + w / 2, y + h * 0.36 + 15, size, size=10.5, anchor="middle", colour=colour
-            )
         for (xa, ya), (xb, yb) in pairwise(middles):
             sheet.line(xa, ya, xb, yb, colour="#d9822b", width=1.6)
         for index, (x, y) in enumerate(middles):
-            ends = index in (0, len(middles) - 1)
-            sheet.circle(x, y, 4.5 if ends else 2.4, fill="#d9822b")
+            sheet.circle(x, y, 4.5 if index in (0, len(middles) - 1) else 2.4, fill="#d9822b")
+        for one in mine:
+            x, y = x0 + (one.left + one.columns / 2) * scale, y0 + one.top * scale
+            w, h, full = one.columns * scale, one.rows * scale, one.core_bytes / core_bytes
+            colour, halo = "white" if full > 0.5 else INK, _shade(full)
+            label = clipped(one.name, w - 4, 12)
+            label = label if label == one.name else one.name.rpartition(".")[2]
+            sheet.text(x, y + h * 0.36, label, anchor="middle", colour=colour, halo=halo)
+            size = clipped(f"{one.columns}×{one.rows}", w - 4, 10.5)
+            at = y + h * 0.36 + 15
+            sheet.text(x, at, size, size=10.5, anchor="middle", colour=colour, halo=halo)
     return sheet.render()
 
 
@@ -115,7 +117,8 @@ def occupancy(
         f"{scaled(capacity_bytes, 'B')} a chip (the dark line); weights and cache of what runs "
         "there",
     )
-    sheet.legend(0, 66, [(SHADES[0], "parts of the model, by turns"), (SHADES[1], "")])
+    sheet.rect(0, 56, 12, 12, fill=SHADES[1])
+    sheet.legend(14, 66, [(SHADES[0], "parts of the model, shaded by turns")])
 
     def x(size: float) -> float:
         return left + size / most * (right - left)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from anychip.profile.svg import COLOURS, EM, GRID, INK, NAMES, SOFT, Canvas, scaled
+from anychip.profile.svg import COLOURS, EM, INK, NAMES, SOFT, Canvas, scaled
 
 WIDTH, HEIGHT = 1180, 620
 LABELS = 12
+Box = tuple[float, float, float, float]
+Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,11 @@ def roofline(dots: Sequence[Dot], roofs: Sequence[Roof], title: str) -> str:
     shown = [d for d in dots if d.flops > 0 and d.bytes > 0 and d.seconds > 0]
     if not shown or not any(not r.is_slope for r in roofs):
         return ""
-    flat = [r for r in roofs if not r.is_slope]
+    by_value: dict[float, list[str]] = {}
+    for roof in roofs:
+        if not roof.is_slope:
+            by_value.setdefault(roof.value, []).append(roof.name)
+    flat = [Roof(name=" and ".join(names), value=v) for v, names in by_value.items()]
     slopes = [r for r in roofs if r.is_slope]
     peak = max(r.value for r in flat)
     knees = [f.value / s.value for f in flat for s in slopes]
@@ -61,7 +67,7 @@ def roofline(dots: Sequence[Dot], roofs: Sequence[Roof], title: str) -> str:
         HEIGHT,
         title,
         "each dot is an op, its area the share of the time"
-        + (f"; {left_out} ops without arithmetic or bytes are left out" if left_out else ""),
+        + (f"; without arithmetic or bytes, and left out: {left_out}" if left_out else ""),
     )
     bounds = [b for b in COLOURS if any(d.bound == b for d in shown)]
     sheet.legend(0, 66, [(COLOURS[b], f"limited by {NAMES[b]}") for b in bounds])
@@ -80,24 +86,35 @@ def roofline(dots: Sequence[Dot], roofs: Sequence[Roof], title: str) -> str:
         anchor="middle",
         colour=SOFT,
     )
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Box] = []
     _roofs(sheet, flat, slopes, x, y, (low_x, high_x, low_y, peak), taken)
     _dots(sheet, shown, x, y, (left, top, right, bottom), taken)
     return sheet.render()
 
 
-def _roofs(sheet: Canvas, flat, slopes, x, y, box, taken) -> None:  # type: ignore[no-untyped-def]
+def _roofs(
+    sheet: Canvas,
+    flat: Sequence[Roof],
+    slopes: Sequence[Roof],
+    x: Scale,
+    y: Scale,
+    box: Box,
+    taken: list[Box],
+) -> None:
     low_x, high_x, low_y, peak = box
     fastest = max((s.value for s in slopes), default=0.0)
     for roof in flat:
-        start = roof.value / fastest if fastest else low_x
-        start = max(start, low_x)
+        start = max(roof.value / fastest if fastest else low_x, low_x)
+        for step in range(61):
+            at = start * (high_x / start) ** (step / 60)
+            taken.append((x(at) - 3, y(roof.value) - 3, x(at) + 3, y(roof.value) + 3))
         sheet.line(x(start), y(roof.value), x(high_x), y(roof.value), colour=INK, width=1.6)
         text = f"{roof.name} {scaled(roof.value, 'FLOP/s')}"
         wide = len(text) * 12 * EM
         at = y(roof.value) - 6
-        while any(a < x(high_x) and at - 12 < d and b < at for a, b, _, d in taken):
-            at += 18
+        above = [y(r.value) for r in flat if r.value > roof.value]
+        if above and y(roof.value) - max(above) < 26:  # the next ceiling's label is just above
+            at = y(roof.value) + 16
         sheet.text(x(high_x), at, text, anchor="end")
         taken.append((x(high_x) - wide, at - 12, x(high_x), at + 3))
     for index, roof in enumerate(slopes):
@@ -111,7 +128,11 @@ def _roofs(sheet: Canvas, flat, slopes, x, y, box, taken) -> None:  # type: igno
             width=1.6,
             dash="" if index == len(slopes) - 1 else "6 4",
         )
-        share = 0.5
+        for step in range(61):  # labels keep off the line
+            at = first * (last / first) ** (step / 60)
+            px, py = x(at), y(at * roof.value)
+            taken.append((px - 3, py - 3, px + 3, py + 3))
+        share = 0.3
         at = first ** (1 - share) * last**share
         text = f"{roof.name} {scaled(roof.value, 'B/s')}"
         wide = len(text) * 12 * EM
@@ -120,7 +141,9 @@ def _roofs(sheet: Canvas, flat, slopes, x, y, box, taken) -> None:  # type: igno
         taken.append((px - wide, py - 12, px, py + 3))
 
 
-def _dots(sheet: Canvas, shown, x, y, box, taken) -> None:  # type: ignore[no-untyped-def]
+def _dots(
+    sheet: Canvas, shown: Sequence[Dot], x: Scale, y: Scale, box: Box, taken: list[Box]
+) -> None:
     left, top, right, bottom = box
     total = sum(d.seconds * d.count for d in shown)
     ranked = sorted(shown, key=lambda d: -d.seconds * d.count)
@@ -134,10 +157,13 @@ def _dots(sheet: Canvas, shown, x, y, box, taken) -> None:  # type: ignore[no-un
         )
         sheet.circle(px, py, radius, fill=COLOURS.get(dot.bound, COLOURS[""]), tip=tip)
         places.append((dot, px, py, radius))
-        taken.append((px - 4, py - 4, px + 4, py + 4))
+        near = max(4.0, radius * 0.8)
+        taken.append((px - near, py - near, px + near, py + near))
     for dot, px, py, radius in places[:LABELS]:
         name = dot.name.rpartition(".")[2]
         share = dot.seconds * dot.count / total
+        if share < 0.005:
+            continue
         text = f"{name} {dot.where}".strip() + f" {share:.0%}"
         wide = len(text) * 11.5 * EM
         shifts = sorted((s * 15 for s in range(-12, 13)), key=abs)
@@ -160,6 +186,3 @@ def _dots(sheet: Canvas, shown, x, y, box, taken) -> None:  # type: ignore[no-un
             sheet.line(px, py, edge, ty - 4, colour=SOFT, width=0.8)
         sheet.text(tx, ty, text, size=11.5)
         taken.append((tx, ty - 12, tx + wide, ty + 3))
-
-
-__all__ = ["GRID", "Dot", "Roof", "roofline"]

@@ -48,10 +48,12 @@ class Canvas:
         anchor: str = "start",
         colour: str = INK,
         weight: int = 400,
+        halo: str = "",
     ) -> None:
+        around = f' stroke="{halo}" stroke-width="4" paint-order="stroke"' if halo else ""
         self.parts.append(
             f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" '
-            f'fill="{colour}" font-weight="{weight}">{escape(text)}</text>'
+            f'fill="{colour}" font-weight="{weight}"{around}>{escape(text)}</text>'
         )
 
     def rect(

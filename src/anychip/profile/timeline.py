@@ -27,7 +27,7 @@ def a_layer(trace: Trace) -> list[Span]:
     repeated = [n for n in dict.fromkeys(heads) if any(c.isdigit() for c in n) and counts[n] > 1]
     if not repeated:
         return list(trace.spans[:MOST_SPANS])
-    chosen = repeated[len(repeated) // 2]
+    chosen = repeated[min(len(repeated) // 2 + 1, len(repeated) - 1)]
     mine = [s for s, head in zip(trace.spans, heads, strict=True) if head == chosen]
     places = [place_of(s.resource) for s in mine]
     usual = max(sorted(set(places)), key=places.count)
@@ -44,13 +44,14 @@ def timeline(spans: Sequence[Span], title: str, order: Sequence[str] = ()) -> st
     end = max(s.end_s for s in spans)
     unit, factor = _unit(end - start)
     names = [name.rpartition("/")[2] or name for name in units]
-    left = 20 + max(len(name) for name in names) * 7.2
+    left = 26 + max(len(name) for name in names) * 8.0
     high, top = 30, 92
     sheet = Canvas(
         WIDTH,
         top + high * len(units) + 46,
         title,
-        f"{figure((end - start) * factor)} {unit}; hover over a bar for its figures",
+        f"{figure((end - start) * factor)} {unit}; in the gaps results are on their way; hover "
+        "over a bar for its figures",
     )
     bounds = [b for b in COLOURS if any(s.bound == b for s in spans)]
     sheet.legend(0, 66, [(COLOURS[b], NAMES[b]) for b in bounds])
@@ -79,9 +80,10 @@ def timeline(spans: Sequence[Span], title: str, order: Sequence[str] = ()) -> st
                 fill=COLOURS.get(one.bound, COLOURS[""]),
                 tip=_tip(one, start, factor, unit),
             )
-            label = clipped(
-                one.op.removeprefix("stablehlo.").replace("anychip.", ""), width - 8, 11
-            )
+            whole = one.op.removeprefix("stablehlo.").replace("anychip.", "")
+            label = clipped(whole, width - 8, 11)
+            if label != whole:  # one whole word says more than half of two
+                label = clipped(whole.split(" ")[0], width - 8, 11)
             if label:
                 sheet.text(x(one.start_s) + 4, y + 17, label, size=11, colour="white")
     return sheet.render()

@@ -10,7 +10,7 @@ from anychip.twin.lowered import Amounts, Kernel, Lowered, Table
 from anychip.twin.machine import Machine, facts_of, machine
 from anychip.twin.program import Occupancy, Program, Task
 from anychip.twin.shard import Placement, Shards, place, shardings, share
-from anychip.twin.simulate import MODELS, Simulated, simulate
+from anychip.twin.simulate import MODELS, Simulated, Timed, simulate
 from anychip.twin.target import Twin, TwinExecutable, twin
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "StepCost",
     "Table",
     "Task",
+    "Timed",
     "Twin",
     "TwinExecutable",
     "fact_range",

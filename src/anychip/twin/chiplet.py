@@ -17,8 +17,9 @@ from anychip.twin.machine import Machine
 from anychip.twin.program import Chain, Program, Task
 
 NOTE = (
-    "chiplet machine model: one chiplet of each card is shown, the others do the same; not "
-    "modelled: refresh and bank conflicts of HBM, routing inside a chiplet's mesh"
+    "chiplet machine model: the chiplets of a card work in step and are drawn as one, as are the "
+    "cards of a tensor group; not modelled: refresh and bank conflicts of HBM, routing inside a "
+    "chiplet's mesh"
 )
 
 
@@ -65,7 +66,7 @@ def program(task: Task) -> Program:
         blocks=tuple(blocks),
         runs=tuple(runs),
         note=NOTE,
-        stands_for=dict.fromkeys(names, task.shards.tensor * card.chiplets),
+        stands_for=dict.fromkeys(names, task.shards.tensor),
         before_s=task.machine.per_step_s,
         picture=task.occupancy(names),
     )

@@ -85,7 +85,10 @@ def _hop(task: Task, stage: int) -> Block:
     chain = Chain()
     size = float(task.table.numbers["reduce_bytes"].max(initial=0.0)) / task.shards.tensor
     one, tensor = task.machine, task.shards.tensor
-    is_far = stage * tensor // one.scale_up_count != (stage * tensor - 1) // one.scale_up_count
+    is_far = (
+        one.scale_out is not None
+        and stage * tensor // one.scale_up_count != (stage * tensor - 1) // one.scale_up_count
+    )
     link = (one.scale_out if is_far else None) or one.link
     unit = "network" if is_far else "bridge"
     seconds = 0.0 if link is None else send_s(size, link)
@@ -192,7 +195,8 @@ def _combine(chain: Chain, task: Task, row: int) -> None:
     reduce = float(task.table.numbers["reduce_bytes"][row])
     gather = float(task.table.numbers["gather_bytes"][row])
     seconds = all_reduce_s(reduce, ways, link) + all_gather_s(gather, ways, link)
-    unit = "bridge" if ways <= task.machine.scale_up_count else "network"
+    one = task.machine
+    unit = "bridge" if ways <= one.scale_up_count or one.scale_out is None else "network"
     if seconds:
         chain.add("all-reduce", f"chip/{unit}", seconds=seconds, kernel=row, bound="link")
 

@@ -9,13 +9,14 @@ itself from its first cycle to its last, and two runs are the same. docs/twins/l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anychip.twin.engine import Block, Run
 from anychip.twin.formats import VECTOR
 from anychip.twin.lowered import Kernel
 from anychip.twin.machine import Machine
-from anychip.twin.program import Chain, Program, Task
+from anychip.twin.program import Chain, Occupancy, Program, Task
+from anychip.twin.shard import portion
 
 NOTE = (
     "LPU machine model: one of each stage's chips is shown, the others of its tensor group do the "
@@ -73,32 +74,74 @@ class Slices:
 def program(task: Task) -> Program:
     """The static schedule of one step, one chip of each stage."""
     chip = Slices.of(task.machine)
-    at = {rows: index for index, rows in enumerate(dict.fromkeys(r for r, _ in task.table.order))}
-    blocks = [_block(task, chip, rows) for rows in at]
-    hop = _hop(task, chip)
-    blocks.append(hop)
-    stages, runs = task.stage_of(), list[Run]()
-    names = [_name(stage, task.shards.tensor) for stage in range(max(stages, default=0) + 1)]
-    last = 0
-    for stage, (rows, caller) in zip(stages, task.table.order, strict=True):
-        if stage != last:
-            ends = {"chip": names[last], "next": names[stage]}
-            runs.append(Run(len(blocks) - 1, at=ends, stage=last, tag=caller))
-            last = stage
-        runs.append(Run(at[rows], at={"chip": names[stage]}, stage=stage, tag=caller))
+    blocks = [_hop(task, chip)]
+    runs: list[Run] = []
+    known: dict[tuple[range, int], int] = {}
+    held: dict[str, list[tuple[str, float]]] = {}
+    chips: dict[str, int] = {}
+    last = ""
+    for stage, (rows, caller) in zip(_stages(task), task.table.order, strict=True):
+        name = _name(stage, task.shards.tensor)
+        key = (rows, len(stage))
+        if key not in known:
+            known[key] = len(blocks)
+            blocks.append(_block(_over(task, len(stage)), chip, rows))
+        if last and name != last:
+            runs.append(Run(0, at={"chip": last, "next": name}, stage=stage.start, tag=caller))
+        runs.append(Run(known[key], at={"chip": name}, stage=stage.start, tag=caller))
+        parts = held.setdefault(name, [])
+        parts.append((task.title(rows, caller), task.stored(rows) / len(stage)))
+        chips[name] = task.shards.tensor * len(stage)
+        last = name
     return Program(
         blocks=tuple(blocks),
         runs=tuple(runs),
         note=NOTE,
-        stands_for=dict.fromkeys(names, task.shards.tensor),
+        stands_for=chips,
         before_s=task.machine.per_step_s,
-        picture=task.occupancy(names),
+        picture=Occupancy(
+            groups=tuple((name, tuple(parts)) for name, parts in held.items()),
+            capacity_bytes=task.machine.levels[-1].capacity_bytes,
+        ),
     )
 
 
-def _name(stage: int, tensor: int) -> str:
-    first = stage * tensor
-    return f"LPU {first}" if tensor == 1 else f"LPU {first}-{first + tensor - 1}"
+def _stages(task: Task) -> list[range]:
+    """The stages each part of the model runs on. Layers take one each. An embedding or a head that
+    is too large for one takes as many as hold it, where there are enough; they work as one group.
+    """
+    order, room = task.table.order, task.machine.levels[-1].capacity_bytes
+    wide = [0 if caller.layer else math.floor(task.stored(rows) / room) for rows, caller in order]
+    wide = [count + 1 if count else 0 for count in wide]
+    left = task.shards.pipeline - sum(wide)
+    if not any(wide) or left < 1:
+        return [range(stage, stage + 1) for stage in task.stage_of()]
+    layers = max(1, sum(bool(caller.layer) for _, caller in order))
+    stages, first, seen = min(left, layers), 0, 0
+    each: list[range] = []
+    for count, (_, caller) in zip(wide, order, strict=True):
+        if count:  # what follows starts on the stage after it
+            begin = each[-1].stop if each else 0
+            each.append(range(begin, begin + count))
+            first = begin + count if not seen else first
+            continue
+        at = first + min(stages - 1, seen * stages // layers)
+        each.append(range(at, at + 1))
+        seen += bool(caller.layer)
+    return each
+
+
+def _over(task: Task, stages: int) -> Task:
+    """The same task for a group of chips `stages` times as wide."""
+    if stages == 1:
+        return task
+    shards = replace(task.shards, tensor=task.shards.tensor * stages)
+    return replace(task, shards=shards, part=portion(task.table, shards))
+
+
+def _name(stage: range, tensor: int) -> str:
+    first, last = stage.start * tensor, stage.stop * tensor - 1
+    return f"LPU {first}" if first == last else f"LPU {first}-{last}"
 
 
 def _hop(task: Task, chip: Slices) -> Block:

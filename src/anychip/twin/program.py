@@ -49,16 +49,21 @@ class Task:
     formats: tuple[Way, ...]
 
     def stage_of(self) -> list[int]:
-        """The pipeline stage of each entry of `table.order`: whole entries, evenly by layers; what
-        comes before the first layer is the first stage's, what comes after the last the last's."""
-        layers = [bool(caller.layer) for _, caller in self.table.order]
-        total = max(1, sum(layers))
-        stages = min(self.shards.pipeline, total)
+        """The pipeline stage of each entry of `table.order`: whole entries, evenly by what they
+        store."""
+        order = self.table.order
+        sizes = [self.stored(rows) for rows, _ in order]
+        sizes = sizes if sum(sizes) > 0 else [1.0] * len(order)
+        stages = min(self.shards.pipeline, max(1, len(order)))
         each: list[int] = []
-        seen = 0
-        for is_layer in layers:
-            each.append(min(stages - 1, seen * stages // total))
-            seen += is_layer
+        stage, here, left = 0, 0.0, sum(sizes)
+        for size in sizes:
+            target = (left + here) / (stages - stage)  # what this stage and those after it average
+            if here and stage < stages - 1 and here + size / 2 > target:
+                stage, here = stage + 1, 0.0
+            each.append(stage)
+            here += size
+            left -= size
         return each
 
     def rows(self, row: int) -> float:
@@ -72,7 +77,7 @@ class Task:
         return rows / max(float(read) * kernel.experts, 1.0)
 
     def stored(self, rows: range) -> float:
-        """Bytes of weights and cache that one chip keeps of a part; of a lookup, what is read."""
+        """Bytes of weights and cache that one chip keeps of a part."""
         number, ways = self.table.numbers, self.shards.tensor
         held = 0.0
         for row in rows:

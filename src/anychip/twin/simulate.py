@@ -24,6 +24,17 @@ MODELS: Mapping[str, Model] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timed:
+    """One run of a kernel on one chip: seconds from its first job to its last result, what they
+    are mostly spent on ("overhead": waiting for results on their way), and what it did."""
+
+    seconds: float
+    bound: str
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Simulated:
     """One step on the engine. `seconds` and `stage_s` mean what StepCost's do."""
 
@@ -40,13 +51,11 @@ class Simulated:
         """The slowest stage: how often a step can start when a stage serves one at a time."""
         return self.program.before_s + self.scheduled.stage_ticks() * TICK_S
 
-    def kernels(self) -> dict[int, tuple[float, str]]:
-        """For each kernel (row of the table): seconds from its first job to its last result, and
-        what that is mostly spent on; "overhead" is waiting for results on their way."""
-        found: dict[int, tuple[float, str]] = {}
+    def kernels(self) -> dict[int, Timed]:
+        """One run of each kernel (row of the table), in the first block it is met."""
+        found: dict[int, Timed] = {}
         seen: set[int] = set()
-        runs = zip(self.scheduled.runs, self.scheduled.outcomes, strict=True)
-        for run, outcome in runs:
+        for run, outcome in zip(self.scheduled.runs, self.scheduled.outcomes, strict=True):
             if run.block in seen:
                 continue
             seen.add(run.block)
@@ -59,13 +68,17 @@ class Simulated:
                 first = min(outcome.starts[i] for i in indexes)
                 last = max(outcome.ends[i] + jobs[i].delay for i in indexes)
                 spent: dict[str, int] = {}
-                for i in indexes:
-                    spent[jobs[i].bound] = spent.get(jobs[i].bound, 0) + jobs[i].busy
-                    if jobs[i].bound == "link":
-                        spent["link"] += jobs[i].delay
+                for job in (jobs[i] for i in indexes):
+                    on_way = job.delay if job.bound == "link" else 0
+                    spent[job.bound] = spent.get(job.bound, 0) + job.busy + on_way
                 most = max(spent, key=lambda name: spent[name])
-                is_most = 2 * spent[most] >= last - first
-                found.setdefault(row, ((last - first) * TICK_S, most if is_most else "overhead"))
+                timed = Timed(
+                    seconds=(last - first) * TICK_S,
+                    bound=most if 2 * spent[most] >= last - first else "overhead",
+                    flops=sum(jobs[i].flops for i in indexes),
+                    bytes=sum(jobs[i].read_bytes + jobs[i].written_bytes for i in indexes),
+                )
+                found.setdefault(row, timed)
         return found
 
     def listing(self) -> str:
