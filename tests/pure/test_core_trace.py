@@ -59,6 +59,20 @@ def test_perfetto_json_has_one_thread_a_resource_and_microseconds():
     assert document["otherData"] == {"kind": "simulated", "target": "toy:twin", "note": "hello"}
 
 
+def test_perfetto_json_has_one_process_a_place_in_the_order_of_use():
+    spans = (_span(0, 1, "a", "LPU 8/VXM"), _span(1, 2, "b", "LPU 0/VXM"), _span(2, 3, "c", "host"))
+    events = json.loads(Trace("simulated", "toy:twin", spans).to_perfetto())["traceEvents"]
+    names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert names == {
+        1: "LPU 8, toy:twin (simulated)",
+        2: "LPU 0, toy:twin (simulated)",
+        3: "toy:twin (simulated)",
+    }
+    threads = [(e["pid"], e["args"]["name"]) for e in events if e["name"] == "thread_name"]
+    assert sorted(threads) == [(1, "VXM"), (2, "VXM"), (3, "host")]
+    assert [e["pid"] for e in events if e["ph"] == "X"] == [1, 2, 3]
+
+
 def test_zero_is_a_counter_and_unknown_is_none():
     trace = Trace("measured", "t:x", (_span(0, 1, flops=0.0),))
     (event,) = (e for e in json.loads(trace.to_perfetto())["traceEvents"] if e["ph"] == "X")

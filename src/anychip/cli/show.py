@@ -78,6 +78,9 @@ def show(
     folder = RunFolder.new(runs, "show", f"{model}-{target}", datetime.now())
     for name, svg in pictures.items():
         folder.write(f"{name}.svg", svg)
+    listing = executable.artifacts.get("schedule.txt")
+    if listing is not None:
+        folder.write("schedule.txt", listing)
     title = f"{loaded.module.name} on {target}"
     facts = _facts(made, made_by, choice)
     page = folder.write("show.html", _page(title, facts, made.note, pictures))

@@ -91,7 +91,7 @@ def trace(
         return
     rows = [
         (
-            row["op"],
+            f"{row['op']} on {row['unit']}" if row["unit"] else row["op"],
             row["count"],
             scaled(float(str(row["seconds"])), "s"),
             f"{row['share']:.1%}",
@@ -108,26 +108,30 @@ def trace(
 
 
 def _longest(made: Trace, top: int) -> list[dict[str, object]]:
-    """Spans grouped by op and layer kind (numbers in paths become *), longest first."""
+    """Spans grouped by op, unit where places have several, and layer kind (numbers in paths become
+    *), longest first."""
     import re
 
-    seconds: dict[tuple[str, str], float] = defaultdict(float)
-    counts: dict[tuple[str, str], int] = defaultdict(int)
+    seconds: dict[tuple[str, str, str], float] = defaultdict(float)
+    counts: dict[tuple[str, str, str], int] = defaultdict(int)
     for span in made.spans:
-        key = (span.op, re.sub(r"\d+", "*", span.origin.layer) or span.origin.source)
+        place, _, unit = span.resource.rpartition("/")
+        where = re.sub(r"\d+", "*", span.origin.layer) or span.origin.source
+        key = (span.op, unit if place else "", where)
         seconds[key] += span.seconds
         counts[key] += 1
     total = sum(seconds.values()) or 1.0
     ordered = sorted(seconds, key=lambda key: -seconds[key])[:top]
     return [
         {
-            "op": op,
-            "where": where,
-            "count": counts[op, where],
-            "seconds": seconds[op, where],
-            "share": seconds[op, where] / total,
+            "op": key[0],
+            "unit": key[1],
+            "where": key[2],
+            "count": counts[key],
+            "seconds": seconds[key],
+            "share": seconds[key] / total,
         }
-        for op, where in ordered
+        for key in ordered
     ]
 
 
