@@ -131,6 +131,11 @@ class Program:
 Model = Callable[[Task], Program]
 
 
+TOKEN = "flow/token"
+"""The port by which blocks hand on activations; runs that put a name for `flow` in their `at` are
+of different tokens, which need not wait for each other."""
+
+
 class Chain:
     """Jobs in the making. Each waits for the one before it, the first for the token of the block
     before, and the block's last hands the token on. Times are in seconds."""
@@ -162,7 +167,7 @@ class Chain:
         token: tuple[str, ...] = ()
         if waits is None:
             waits = () if self.tip is None else (self.tip,)
-            token = ("token",) if self.tip is None else ()
+            token = (TOKEN,) if self.tip is None else ()
         self.jobs.append(
             Job(
                 name,
@@ -187,5 +192,5 @@ class Chain:
         """The jobs so far; the tip sets the token."""
         if self.tip is not None:
             last = self.jobs[self.tip]
-            self.jobs[self.tip] = replace(last, writes=(*last.writes, "token"))
+            self.jobs[self.tip] = replace(last, writes=(*last.writes, TOKEN))
         return Block(tuple(self.jobs))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anychip.twin.collective import all_gather_s, all_reduce_s, send_s
 from anychip.twin.engine import Block, Run
@@ -18,6 +18,7 @@ from anychip.twin.floor import Floor, Rectangle, plan
 from anychip.twin.formats import VECTOR
 from anychip.twin.machine import Machine
 from anychip.twin.program import Chain, Program, Task
+from anychip.twin.shard import portion
 
 NOTE = (
     "wafer machine model: one rectangle of cores for each layer, the token streams through them; "
@@ -60,6 +61,12 @@ class Mesh:
         return length * self.hop_s + (group + math.ceil(length / group)) * self.step_s
 
 
+PIECES = 32
+"""Most groups of rows that follow one another through the rectangles, so that all of them work: of
+a prompt, or of sequences side by side. With one, a step takes layers x a layer's time; with more,
+(layers + pieces - 1) x the time of a piece."""
+
+
 def program(task: Task) -> Program:
     """One step: the token's way over the rectangles of all wafers."""
     mesh, one = Mesh.of(task.machine), task.machine
@@ -75,24 +82,27 @@ def program(task: Task) -> Program:
     ]
     core = one.detail("core_bytes")
     rectangles = plan(parts, mesh.columns, mesh.rows, core)
+    pieces = max(1, min(PIECES, math.floor(_most_rows(task) + 1e-9)))
+    piece = _part(task, pieces)
     known: dict[tuple[range, int, int], int] = {}
     blocks: list[Block] = []
-    runs: list[Run] = []
+    way: list[Run] = []
     previous: Rectangle | None = None
     for index, ((rows, caller), here) in enumerate(zip(order, rectangles, strict=True)):
         if previous is not None:
-            blocks.append(_way(task, mesh, previous, here))
+            blocks.append(_way(piece, mesh, previous, here))
             ends = {"chip": _place(task, previous), "next": _place(task, here)}
-            runs.append(Run(len(blocks) - 1, at=ends, stage=index - 1, tag=caller))
+            way.append(Run(len(blocks) - 1, at=ends, stage=index - 1, tag=caller))
         key = (rows, here.columns, here.rows)
         if key not in known:
             known[key] = len(blocks)
-            blocks.append(_block(task, mesh, rows, here))
-        runs.append(Run(known[key], at={"chip": _place(task, here)}, stage=index, tag=caller))
+            blocks.append(_block(piece, mesh, rows, here))
+        way.append(Run(known[key], at={"chip": _place(task, here)}, stage=index, tag=caller))
         previous = here
+    flows = [{} if pieces == 1 else {"flow": f"rows {index}"} for index in range(pieces)]
     return Program(
         blocks=tuple(blocks),
-        runs=tuple(runs),
+        runs=tuple(replace(run, at={**run.at, **flow}) for flow in flows for run in way),
         note=NOTE,
         stands_for={_place(task, r).partition("/")[0]: task.shards.tensor for r in rectangles},
         before_s=one.per_step_s,
@@ -105,6 +115,20 @@ def program(task: Task) -> Program:
             colours_used=sum(COLOURS.values()),
         ),
     )
+
+
+def _most_rows(task: Task) -> float:
+    """Rows that go through the layers' own weights."""
+    kernels = task.table.kernels
+    layered = {row for rows, caller in task.table.order if caller.layer for row in rows}
+    dense = [row for row in layered if kernels[row].dots and not kernels[row].experts]
+    return max((task.rows(r) for r in dense if task.part.weight_bytes[r] > 0), default=1.0)
+
+
+def _part(task: Task, pieces: int) -> Task:
+    """The task for one of `pieces` equal groups of rows."""
+    table = task.table.at_batch(1 / pieces)
+    return replace(task, table=table, part=portion(table, task.shards))
 
 
 def _place(task: Task, here: Rectangle) -> str:
