@@ -1,100 +1,49 @@
 """How far is a five-parameter roofline from measured serving points, fitted and left out?
 
-    python bench/serving_baseline.py gpu_serving.csv [-o out.json]
+    python bench/serving_baseline.py [--data gpu_serving.csv] [-o out.json]
 
-Reads closed-loop points (columns backend, model_path, system, precision, isl, osl, tp_size,
-concurrency, silicon_ttft_ms, silicon_tpot_ms), fits `anychip.twin.baseline` on TPOT, and prints
-absolute relative errors of TPOT, throughput and TTFT: in sample, and with each chip, serving
-stack, or pair of both left out of the fit.
+Fits `anychip.twin.baseline` on the TPOT of closed-loop points (those shipped, without --data) and
+prints absolute relative errors of TPOT, throughput and TTFT: in sample, and with each chip, serving
+stack, or pair of both left out; then a fit for each stack, with each chip and model left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 import numpy as np
 
-from anychip.api import load as load_model
-from anychip.core import LanguageModel, discover
-from anychip.twin import machine
-from anychip.twin.baseline import KNOBS, Load, Peaks, Sizes, chip_tok_s, peaks, tpot_s, ttft_s
+from anychip.core import UsageError, discover
+from anychip.frontends.llm import PRECISIONS, catalogue
+from anychip.twin.baseline import KNOBS
 from anychip.twin.calibrate import at_bounds, errors, fit, fits_without, half_width, left_out
+from anychip.validate import SHIPPED, Predictor, Published, read
+from anychip.validate.baseline import LAWS, Setting, setting
 
-MODELS = {
-    "Llama-3.1-8B-Instruct": "llama-3.1-8b",
-    "Llama-3.1-8B": "llama-3.1-8b",
-    "Llama-3.1-70B-Instruct": "llama-3.1-70b",
-    "Llama-3.1-70B": "llama-3.1-70b",
+Figure = tuple[Published, Setting]
+
+GROUPS: dict[str, Callable[[Figure], str]] = {
+    "chip": lambda one: one[0].chip,
+    "stack": lambda one: one[0].stack,
+    "chip and stack": lambda one: f"{one[0].chip} {one[0].stack}",
 }
-FORMATS = {"": ("bf16", 2.0), "bf16": ("bf16", 2.0), "fp8": ("f8E4M3FN", 1.0)}
-"""Published precision → (matrix unit's format, bytes of a weight); an empty one means bf16."""
-CACHE_WIDTH = 2 * 8 * 128
-"""Keys and values of 8 heads of 128: Llama 3.1 8B and 70B alike (src/anychip/models)."""
-CACHE_BYTES = 2.0
-"""Assumed: caches stay in bf16, the stacks' default; the points do not tell."""
 
 
-@dataclass(frozen=True)
-class Point:
-    chip: str
-    stack: str
-    sizes: Sizes
-    peaks: Peaks
-    load: Load
-    ttft_s: float
-    tpot_s: float
-
-    @property
-    def chip_tok_s(self) -> float:
-        whole = self.ttft_s + (self.load.answer - 1) * self.tpot_s
-        return self.load.users * self.load.answer / whole / self.load.chips
+def predicted(values: Any, one: Figure) -> float:
+    row, at = one
+    law, factor = LAWS[row.metric]
+    return law(values, at.sizes, at.peaks, at.load) * factor
 
 
-def sizes_of(model: LanguageModel, weight_bytes: float) -> Sizes:
-    facts = model.facts
-    return Sizes(
-        parameters=facts.active_parameters,
-        layers=facts.layers,
-        hidden=facts.hidden,
-        cache_width=CACHE_WIDTH,
-        weight_bytes=weight_bytes,
-        cache_bytes=CACHE_BYTES,
-    )
-
-
-def read(path: Path) -> list[Point]:
-    registry, models = discover(), {}
-    points: list[Point] = []
-    with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            name = MODELS[row["model_path"].split("/")[-1]]
-            if name not in models:
-                models[name] = load_model(name)
-            chip = row["system"].removesuffix("_sxm")
-            matmul, weight = FORMATS[row["precision"]]
-            points.append(
-                Point(
-                    chip=chip,
-                    stack=row["backend"],
-                    sizes=sizes_of(models[name], weight),
-                    peaks=peaks(machine(registry.chip(chip).spec), matmul),
-                    load=Load(
-                        prompt=int(row["isl"]),
-                        answer=int(row["osl"]),
-                        users=int(row["concurrency"]),
-                        chips=int(row["tp_size"]),
-                    ),
-                    ttft_s=float(row["silicon_ttft_ms"]) * 1e-3,
-                    tpot_s=float(row["silicon_tpot_ms"]) * 1e-3,
-                )
-            )
-    return points
+def published(one: Figure) -> float:
+    return one[0].value
 
 
 def figures(relative: np.ndarray) -> dict[str, float]:
@@ -104,54 +53,80 @@ def figures(relative: np.ndarray) -> dict[str, float]:
         "median_abs_error": float(np.median(size)),
         "p90_abs_error": float(np.percentile(size, 90)),
         "median_error": float(np.median(relative)),
+        "half_width": half_width(relative),
     }
 
 
-GROUPS: dict[str, Callable[[Point], str]] = {
-    "chip": lambda p: p.chip,
-    "stack": lambda p: p.stack,
-    "chip and stack": lambda p: f"{p.chip} {p.stack}",
-}
-LAWS: dict[str, tuple[Callable[..., float], Callable[[Point], float]]] = {
-    "tpot_mean": (lambda v, p: tpot_s(v, p.sizes, p.peaks, p.load), lambda p: p.tpot_s),
-    "throughput_output_per_gpu": (
-        lambda v, p: chip_tok_s(v, p.sizes, p.peaks, p.load),
-        lambda p: p.chip_tok_s,
-    ),
-    "ttft": (lambda v, p: ttft_s(v, p.sizes, p.peaks, p.load), lambda p: p.ttft_s),
-}
+def read_figures(path: Path) -> dict[str, list[Figure]]:
+    """By metric, what of a file the baseline covers."""
+    predictor = Predictor(discover(), catalogue.model, PRECISIONS)
+    found: dict[str, list[Figure]] = {metric: [] for metric in LAWS}
+    for row in read(path):
+        at = setting(row, predictor)
+        if at is not None:
+            found[row.metric].append((row, at))
+    if not found["tpot_mean"]:
+        raise UsageError(f"{path} has no serving point that the baseline covers")
+    return found
 
 
-def report_of(points: list[Point]) -> dict[str, Any]:
-    tpot, published = LAWS["tpot_mean"]
-    values = fit(points, tpot, published, KNOBS)
+def of_one_stack(found: dict[str, list[Figure]], stack: str) -> dict[str, Any]:
+    """Fitted on this stack alone, in sample and with each (chip, model) left out: the protocol of
+    `tools/calibrate.py`."""
+    mine = {m: [x for x in some if x[0].stack == stack] for m, some in found.items()}
+    tpot = mine["tpot_mean"]
+    values = fit(tpot, predicted, published, KNOBS)
+    made: dict[str, Any] = {
+        "parameters": values,
+        "in_sample": {
+            m: figures(errors(values, some, predicted, published)) for m, some in mine.items()
+        },
+        "left_out": None,  # stays so where a stack was measured on one (chip, model) only
+    }
+    if len({_system(x) for x in tpot}) > 1:
+        fits = fits_without(tpot, predicted, published, KNOBS, _system)
+        made["left_out"] = {
+            m: figures(left_out(some, predicted, published, fits, _system))
+            for m, some in mine.items()
+        }
+    return made
+
+
+def _system(one: Figure) -> str:
+    return f"{one[0].chip} {one[0].model}"
+
+
+def report_of(found: dict[str, list[Figure]]) -> dict[str, Any]:
+    tpot: Sequence[Figure] = found["tpot_mean"]
+    values = fit(tpot, predicted, published, KNOBS)
     left: dict[str, Any] = {}
     for name, group in GROUPS.items():
-        fits = fits_without(points, tpot, published, KNOBS, group)
+        fits = fits_without(tpot, predicted, published, KNOBS, group)
         left[name] = {}
-        for metric, (law, truth) in LAWS.items():
-            relative = left_out(points, law, truth, fits, group)
-            left[name][metric] = {**figures(relative), "half_width": half_width(relative)}
-            left[name][metric]["by"] = {
-                key: figures(relative[[group(p) == key for p in points]]) for key in fits
-            }
+        for metric, some in found.items():
+            relative = left_out(some, predicted, published, fits, group)
+            by = {key: figures(relative[[group(x) == key for x in some]]) for key in fits}
+            left[name][metric] = {**figures(relative), "by": by}
     return {
         "parameters": values,
         "undetermined": at_bounds(values, KNOBS),
         "in_sample": {
-            metric: figures(errors(values, points, law, truth))
-            for metric, (law, truth) in LAWS.items()
+            metric: figures(errors(values, some, predicted, published))
+            for metric, some in found.items()
         },
         "left_out": left,
+        "by_stack": {
+            stack: of_one_stack(found, stack) for stack in sorted({x[0].stack for x in tpot})
+        },
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("points", type=Path)
+    parser.add_argument("--data", type=Path, default=SHIPPED[1])
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    report = json.dumps(report_of(read(args.points)), indent=1)
+    report = json.dumps(report_of(read_figures(args.data)), indent=1)
     if args.output:
         args.output.write_text(report, encoding="utf-8")
     print(report)

@@ -71,6 +71,25 @@ def test_the_report_has_the_agreed_shape_and_a_page(tmp_path, predictor):
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
+def test_serving_points_stand_beside_a_roofline_and_other_rows_do_not(tmp_path, predictor):
+    path = tmp_path / "points.csv"
+    path.write_text(
+        POINT + "B1,vllm,meta-llama/Llama-3.1-8B-Instruct,h100_sxm,,512,32,1,4,60,8\n"
+        "B2,vllm,mistralai/Mixtral-8x7B,h100_sxm,,512,32,2,4,60,8\n"
+    )
+    single = [row for row in read(SHIPPED[0]) if row.id == "AN013"]
+    document = validate([*read(path), *single], predictor).to_json()
+    rows = {row["id"]: row for row in document["rows"]}
+    tpot = rows["B1:tpot_mean"]
+    # 8 billion bf16 weights at 93 % of 3.35 TB/s, 32 layers of 43 us, and what prompts add.
+    assert 5.1 + 1.3 < tpot["baseline"] < 12
+    assert tpot["baseline_error"] == pytest.approx(tpot["baseline"] / 8 - 1)
+    assert rows["AN013"]["baseline"] is None
+    assert all(rows[f"B2:{m}"]["baseline"] is None for m in METRICS if f"B2:{m}" in rows)
+    lines = {(one["family"], one["metric"]): one["baseline"] for one in document["summary"]}
+    assert lines["simt", "tpot_mean"]["n"] == 1
+
+
 def test_chips_can_be_chosen(predictor):
     rows = [row for row in read(SHIPPED[0]) if row.id in ("GQ02", "AN013")]
     assert len(rows) == 2

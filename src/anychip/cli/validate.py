@@ -85,6 +85,7 @@ def _print_summary(document: Mapping[str, Any]) -> None:
     ]
     names = ("family", "metric", "rows", "median |error|", "90th pct.", "bias", "in interval")
     console.print(table("Predicted against published", names, shown, right=(2, 3, 4, 5, 6)))
+    _print_baseline(document["summary"])
     reasons: dict[str, int] = {}
     for one in document["not_expressible"]:
         reasons[one["why"]] = reasons.get(one["why"], 0) + 1
@@ -94,6 +95,26 @@ def _print_summary(document: Mapping[str, Any]) -> None:
         console.print(f"  {count:>3} × {why}", soft_wrap=True)
     if len(reasons) > 12:
         console.print(f"  and {len(reasons) - 12} other reasons (validate.json has them all)")
+
+
+def _print_baseline(summary: Sequence[Mapping[str, Any]]) -> None:
+    """Twin and five-parameter roofline on the rows that both predict, if there are any."""
+    names = ("n", "twin_median_abs_error", "median_abs_error", "twin_p90_abs_error")
+    shown = [
+        (
+            one["family"],
+            one["metric"],
+            *(f"{one['baseline'][k]:.0%}" if k != "n" else str(one["baseline"][k]) for k in names),
+            f"{one['baseline']['p90_abs_error']:.0%}",
+        )
+        for one in summary
+        if one["baseline"]
+    ]
+    if not shown:
+        return
+    heads = ("family", "metric", "rows", "twin", "roofline", "twin, 90th", "roofline, 90th")
+    title = "Beside a five-parameter roofline, on the same serving points"
+    console.print(table(title, heads, shown, right=(2, 3, 4, 5, 6)))
 
 
 def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:

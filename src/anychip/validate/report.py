@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from anychip.core import Registry
+from anychip.validate.baseline import baseline
 from anychip.validate.predict import Predictor, Skip, Value
 from anychip.validate.rows import Published
 
@@ -20,11 +21,13 @@ SERVING_FIT = "NVIDIA aiconfigurator 0.12.0"
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A published figure beside the predicted one, both in the row's unit."""
+    """A published figure beside the predicted one, both in the row's unit, and beside what the
+    baseline says (None where it says nothing)."""
 
     row: Published
     value: Value
     used_for_fit: bool
+    baseline: float | None = None
 
     @property
     def error(self) -> float:
@@ -52,6 +55,8 @@ class Checked:
             "high": self.value.high,
             "error": self.error,
             "used_for_fit": self.used_for_fit,
+            "baseline": self.baseline,
+            "baseline_error": None if self.baseline is None else self.baseline / self.row.value - 1,
         }
 
 
@@ -76,7 +81,7 @@ class Report:
         for one in self.rows:
             groups[one.value.family, one.row.metric].append(one)
         return [
-            {"family": family, "metric": metric, **figures(some)}
+            {"family": family, "metric": metric, **figures(some), "baseline": beside(some)}
             for (family, metric), some in sorted(groups.items())
         ]
 
@@ -90,6 +95,21 @@ def figures(rows: Sequence[Checked]) -> dict[str, Any]:
         "p90_abs_error": float(np.percentile(np.abs(errors), 90)),
         "median_error": float(np.median(errors)),
         "coverage": float(np.mean([one.is_inside for one in rows])),
+    }
+
+
+def beside(rows: Sequence[Checked]) -> dict[str, Any] | None:
+    """The baseline's errors on the rows it covers, and the twin's on the same; None without any."""
+    pairs = [(one, one.baseline / one.row.value - 1) for one in rows if one.baseline is not None]
+    if not pairs:
+        return None
+    its, twins = np.abs([error for _, error in pairs]), np.abs([one.error for one, _ in pairs])
+    return {
+        "n": len(pairs),
+        "median_abs_error": float(np.median(its)),
+        "p90_abs_error": float(np.percentile(its, 90)),
+        "twin_median_abs_error": float(np.median(twins)),
+        "twin_p90_abs_error": float(np.percentile(twins, 90)),
     }
 
 
@@ -118,7 +138,8 @@ def validate(
         if value.chip not in cited:
             cited[value.chip] = cited_ids(predictor.registry, value.chip)
         fitted = row.id in cited[value.chip] or row.source.startswith(SERVING_FIT)
-        done.append(Checked(row=row, value=value, used_for_fit=fitted))
+        other = baseline(row, predictor)
+        done.append(Checked(row=row, value=value, used_for_fit=fitted, baseline=other))
     return Report(rows=tuple(done), not_expressible=tuple(left))
 
 
