@@ -15,6 +15,8 @@ import json
 import os
 import statistics
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,9 +88,44 @@ class Samples:
         return {"value": median, "low": low, "high": high, "rounds": len(ratios)}
 
 
+class Watch:
+    """What other processes than these use of the CPUs."""
+
+    def __init__(self, ours: list[int]):
+        self._ours = ours
+
+    def _ticks(self) -> tuple[int, int]:
+        """(of all, of ours) since the system or process started."""
+        with open("/proc/stat") as file:
+            cpu = [int(n) for n in file.readline().split()[1:9]]
+        own = 0
+        for process in self._ours:
+            with open(f"/proc/{process}/stat") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            own += int(fields[11]) + int(fields[12])
+        return sum(cpu) - cpu[3] - cpu[4], own
+
+    def start(self) -> None:
+        self._before, self._at = self._ticks(), time.perf_counter()
+
+    def share(self) -> float:
+        """Since `start`, of one CPU: 1 is one CPU kept busy by others."""
+        ticks = [b - a for a, b in zip(self._before, self._ticks(), strict=True)]
+        seconds = time.perf_counter() - self._at
+        return max(0.0, ticks[0] - ticks[1]) / os.sysconf("SC_CLK_TCK") / seconds
+
+
 def measure(
-    model: Model, threads: int, rounds: int, kinds: list[str], pythons: dict[str, str], quick: bool
+    model: Model,
+    threads: int,
+    rounds: int,
+    kinds: list[str],
+    pythons: dict[str, str],
+    quick: bool,
+    calm: float,
+    note: Callable[[list[dict[str, Any]]], None],
 ) -> dict[str, Any]:
+    """`calm`: a round in which others used more CPUs than this is taken again, a few times."""
     native = Native(model.path, threads, max(CONTEXTS) + PIECE)
     engines: dict[str, Any] = {"native": native}
     why: dict[str, str] = {}
@@ -99,22 +136,29 @@ def measure(
             why[name] = f"not measured: {pythons[name]} cannot run it: {error}"
     read = reader(native)
     rows: list[dict[str, Any]] = []
+    watch = Watch([os.getpid(), *(one.process for one in engines.values() if one.process)])
     for case in cases(model, kinds, quick):
         samples = Samples()
         what, *numbers = case.words
         if what == "decode":
             for one in engines.values():
                 one.ask("fill", *numbers[:2])
-        for number in range(rounds + 1):
-            for name, one in engines.items():
-                seconds = one.ask(what, *numbers)
-                if number:  # the first round warms up
-                    samples.add(name, seconds / case.tokens)
-            once = statistics.fmean(read() for _ in range(4))
-            if number:
-                samples.add("read", once)
-        rows.append(_row(case, samples, native.weight_bytes))
+        tries, left = 0, rounds + 1
+        while left:
+            watch.start()
+            got = {name: one.ask(what, *numbers) / case.tokens for name, one in engines.items()}
+            got["read"] = statistics.fmean(read() for _ in range(4))
+            others = watch.share()
+            tries += 1
+            if tries == 1 or (others > calm and tries <= 4 * rounds):
+                left -= tries == 1  # the first round warms up
+                continue
+            left -= 1
+            for name, value in (got | {"others": others}).items():
+                samples.add(name, value)
+        rows.append(_row(case, samples, native.weight_bytes) | {"tries": tries})
         _show(model.name, threads, rows[-1])
+        note(rows)
     for one in engines.values():
         one.close()
     return {
@@ -137,6 +181,7 @@ def _row(case: Case, samples: Samples, weight_bytes: int) -> dict[str, Any]:
     for name in ("native", *PEERS):
         row[f"{name}_tok_s"] = samples.rate(name)
     row |= {f"ratio_vs_{name}": samples.ratio(name) for name in PEERS}
+    row["others_cpus"] = statistics.median(samples.seconds.pop("others"))
     bare = statistics.median(samples.seconds["read"])
     row["bandwidth_gb_s"] = weight_bytes / bare / 1e9
     if case.words[0] == "decode":
@@ -154,6 +199,7 @@ def _show(model: str, threads: int, row: dict[str, Any]) -> None:
         if ratio:
             spread = f"{ratio['value']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
             parts.append(f"{name} {row[f'{name}_tok_s']:.1f}, ratio {spread}")
+    parts.append(f"others {row['others_cpus']:.2f} CPUs")
     if "ratio_of_bandwidth" in row:
         share = f"{row['ratio_of_bandwidth']:.2f} of {row['bandwidth_gb_s']:.1f} GB/s"
         parts.append(share)
@@ -188,6 +234,7 @@ def main() -> None:
     parser.add_argument("--only", help="one model's name")
     parser.add_argument("--cases", default="decode,batch,prefill")
     parser.add_argument("--rounds", type=int, help="default 7, or 3 when quick")
+    parser.add_argument("--calm", type=float, default=0.2, help="CPUs others may use in a round")
     parser.add_argument("--steps", type=int, help="decode steps of a round, default 64 or 24")
     options = parser.parse_args()
     home = config.read("home")
@@ -202,17 +249,26 @@ def main() -> None:
     models = [m for m in models if options.only in (None, m.name)]
     pythons = {"llama_cpp": options.llama, "openvino": options.openvino}
     kinds = options.cases.split(",")
-    results = [
-        measure(m, n, rounds, kinds, pythons, options.quick) for m in models for n in threads
-    ]
-    report = {
-        "ratio_vs_llama_cpp": _headline(results),
-        "machine": _machine(),
-        "results": results,
-    }
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1))
+    results: list[dict[str, Any]] = []
+
+    def report() -> None:
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            ratios = {"ratio_vs_llama_cpp": _headline(results)}
+            text = json.dumps(ratios | {"machine": _machine(), "results": results}, indent=1)
+            options.json.write_text(text)
+
+    for model in models:
+        for count in threads:
+            results.append({"model": model.name, "threads": count, "rows": []})
+
+            def note(rows: list[dict[str, Any]]) -> None:
+                results[-1]["rows"] = rows
+                report()
+
+            more = (kinds, pythons, options.quick, options.calm, note)
+            results[-1] = measure(model, count, rounds, *more)
+            report()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Peer:
             said = self._child.stdout.readline().split(maxsplit=1)
         if not said:
             raise OSError(self._error())
-        self.version = said[1].strip()
+        self.version, self.process = said[1].strip(), self._child.pid
 
     def ask(self, what: str, *numbers: int) -> float:
         """Seconds."""
@@ -55,6 +55,8 @@ class Peer:
 
 class Native:
     """cpu:native's steps of one model; compiled for a (context, batch) when first asked."""
+
+    process = None
 
     def __init__(self, path: Path, threads: int, context: int):
         import anychip

@@ -136,6 +136,63 @@ def test_attention_over_an_updated_cache_is_the_definition(shape, cache, threads
     np.testing.assert_allclose(out, expected, rtol=near, atol=near)
 
 
+PLACES = {
+    "one": [(1, 37)],
+    "mixed": [(0, 0), (2, 63), (1, 5), (1, 6), (2, 30)],
+    "a prompt": [(2, 7 + i) for i in range(40)],
+    "a prompt beside others": [(0, 9), (1, 63), *((2, 7 + i) for i in range(40))],
+}
+
+
+@pytest.mark.parametrize("isa", ["amx", "avx512vnni"])
+@pytest.mark.parametrize("where", PLACES)
+def test_attention_over_pages_is_the_definition(where, isa):
+    from anychip.ops.composite_paged import _np_paged, _np_update
+
+    need(isa)
+    places = np.array(PLACES[where], np.int32).T.copy()
+    tokens, heads, kv_heads, width, page = places.shape[1], 6, 2, 32, 16
+    pool = Argument("k", (14, kv_heads, page, width), "f16", "state")
+    arguments = (
+        pool,
+        Argument("v", pool.shape, "f16", "state"),
+        Argument("q", (1, heads, tokens, width), "f32"),
+        Argument("new_k", (1, kv_heads, tokens, width), "f32"),
+        Argument("new_v", (1, kv_heads, tokens, width), "f32"),
+        Argument("table", (3, 4), "i32"),
+        Argument("places", (2, tokens), "i32"),
+    )
+
+    def step(k, v, q, new_k, new_v, table, places):
+        update, attend = COMPOSITES["anychip.paged_update"], COMPOSITES["anychip.paged_attention"]
+        k, v = update(k, new_k, table, places), update(v, new_v, table, places)
+        return attend(q, k, v, table, places, scale=width**-0.5), k, v
+
+    module = to_module(
+        step,
+        arguments,
+        name="attend",
+        result_names=["out", "k", "v"],
+        updates={"k": "k", "v": "v"},
+    )
+    executable = NativeTarget().compile(module, CompileOptions(threads=2, extra={"isa": isa}))
+    assert executable.coverage.count("native") == executable.coverage.total
+    random = np.random.default_rng(1)
+    arrays = [random.standard_normal(a.shape).astype(np.float32) for a in arguments[:5]]
+    arrays[:2] = [a.astype(np.float16) for a in arrays[:2]]
+    table = random.permutation(14)[:12].reshape(3, 4).astype(np.int32)
+    out, k, v = executable.run(*arrays, table, places)
+    want = [
+        _np_update(old, new.astype(np.float16), table, places)
+        for old, new in zip(arrays[:2], arrays[3:5], strict=True)
+    ]
+    assert (np.asarray(k) == want[0]).all()
+    assert (np.asarray(v) == want[1]).all()
+    wide = [w.astype(np.float64) for w in want]
+    expected = _np_paged(arrays[2].astype(np.float64), *wide, table, places, scale=width**-0.5)
+    np.testing.assert_allclose(out, expected, rtol=5e-5, atol=5e-5)
+
+
 class Session:
     """A model's caches between steps."""
 

@@ -255,6 +255,7 @@ def _cached_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
         raise NoKernel(f"heads of width {width}; kernels need multiples of 16")
     shape = (batch, queries, heads, kv_heads, slots, width, value_width)
     strides = (q.strides[0], q.strides[2], q.strides[1])
+    together = _queries_together(batch * kv_heads, queries, reader.threads)
     kernel = Attention(
         *shape,
         attributes["scale"],
@@ -262,8 +263,8 @@ def _cached_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
         attributes["softcap"],
         k.element,
         strides,
-        _chunks(batch * kv_heads * queries, reader.threads, slots),
-        _queries_together(batch * kv_heads, queries, reader.threads),
+        1 if together > 1 else _chunks(batch * kv_heads * queries, reader.threads, slots),
+        together,
     )
     out_shape = (batch, queries, heads, value_width)
     if kernel.chunks == 1:
