@@ -34,6 +34,10 @@ class Peer:
 
     def ask(self, what: str, *numbers: int) -> float:
         """Seconds."""
+        return float(self.say(what, *numbers))
+
+    def say(self, what: str, *numbers: int) -> str:
+        """The line that is answered."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(" ".join(map(str, (what, *numbers))) + "\n")
@@ -41,7 +45,7 @@ class Peer:
         answer = self._child.stdout.readline()
         if not answer:
             raise OSError(self._error())
-        return float(answer)
+        return answer
 
     def _error(self) -> str:
         assert self._child.stderr is not None

@@ -4,13 +4,17 @@
 
 `fill CONTEXT BATCH` puts CONTEXT tokens into each of BATCH sequences, `decode CONTEXT BATCH COUNT`
 times COUNT steps from there and takes them back, `prefill LENGTH BATCH` times one prompt. Answers
-are seconds. A context of llama.cpp belongs to one (CONTEXT, BATCH); all share the weights.
+are seconds. `greedy COUNT ID ID …` answers COUNT times [token, its five likeliest with logits]. A
+context of llama.cpp belongs to one (CONTEXT, BATCH); all share the weights.
 """
 
+import ctypes
+import json
 import sys
 import time
 
 import llama_cpp
+import numpy as np
 from llama_cpp import llama_cpp as c
 
 path, threads = sys.argv[1], int(sys.argv[2])
@@ -66,7 +70,24 @@ def fill(where, length, sequence):
     return sum(run(where, [(TOKEN, p, sequence) for p in piece]) for piece in pieces)
 
 
+def greedy(count, *prompt):
+    where = context(1024, 1)
+    c.llama_memory_clear(c.llama_get_memory(where), True)
+    words = c.llama_vocab_n_tokens(c.llama_model_get_vocab(model))
+    rows, made = [(token, at, 0) for at, token in enumerate(prompt)], []
+    for step in range(count):
+        run(where, rows)
+        pointer = ctypes.cast(c.llama_get_logits_ith(where, -1), ctypes.POINTER(ctypes.c_float))
+        logits = np.ctypeslib.as_array(pointer, (words,))
+        best = [int(i) for i in np.argsort(-logits, kind="stable")[:5]]
+        made.append([best[0], [[i, float(logits[i])] for i in best]])
+        rows = [(best[0], len(prompt) + step, 0)]
+    return json.dumps(made)
+
+
 def answer(what, *numbers):
+    if what == "greedy":
+        return greedy(*numbers)
     if what == "prefill":
         length, batch = numbers
         where = context(length, batch)

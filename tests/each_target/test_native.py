@@ -232,6 +232,7 @@ def tiny(tiny_gguf) -> LanguageModel:
 @pytest.mark.parametrize("isa", NAMES)
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
 def test_tiny_models_give_nearly_the_logits_of_xla(tiny_gguf, arch, isa):
+    need(isa)
     try:
         choose(isa)
     except SetupError as error:

@@ -24,7 +24,7 @@ class Isa:
     has_tiles: bool = False
 
 
-NAMES = ("amx", "avx512vnni", "avx2", "generic")
+NAMES = ("amx", "avx512vnni", "avx2", "neon", "generic")
 """Best first. generic is plain vector arithmetic that LLVM lowers for any machine."""
 
 _VNNI = ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "f16c", "fma")
@@ -32,6 +32,7 @@ _NEEDS = {
     "amx": (*_VNNI, "avx512bf16", "amx-tile", "amx-int8", "amx-bf16"),
     "avx512vnni": _VNNI,
     "avx2": ("avx2", "f16c", "fma"),
+    "neon": ("neon", "dotprod"),
     "generic": (),
 }
 
@@ -63,6 +64,8 @@ def choose(wanted: str = "") -> Isa:
 def _made(name: str, host: str, features: str) -> Isa:
     if name in ("amx", "avx512vnni"):
         return Isa(name, host, features, "vnni512", True, has_tiles=name == "amx")
+    if name == "neon":
+        return Isa(name, host, features, "sdot", True)
     if name == "avx2":
         return Isa(name, "x86-64-v3", "", "maddubs", True)
     import llvmlite.binding as binding

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anychip.compilers.native.ir import F32V, I32, I64, Function, Value, vector
+from anychip.compilers.native.ir import F32, F32V, I32, I64, Function, Value, vector
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels import number
 from anychip.compilers.native.kernels.attention_tiles import QUERIES, Tiles
@@ -144,6 +144,7 @@ class Attention:
         top = [f.cell(f.constant(F32V, _LOWEST)) for _ in range(count)]
         mass = [f.cell(f.constant(F32V, 0.0)) for _ in range(count)]
         sums = [[f.cell(f.constant(F32V, 0.0)) for _ in range(parts)] for _ in range(count)]
+        shares = [f.room(64) for _ in heads]
         with f.loop(low, high, 16) as slot:
             at = [self._row(f, slot + j) for j in range(16)]
             # A short cache ends before the machine has noticed that it is being streamed.
@@ -168,13 +169,16 @@ class Attention:
                 for one in row_sums:
                     one.value = one.value * shrink
                 weights.append(weight)
-            for j in range(16):
-                v = values.at(at[j] * (size * self.value_width))
-                for i in range(parts):
-                    part = number.load(f, isa, v.at(16 * size * i), self.element)
-                    for weight, row_sums in zip(weights, sums, strict=True):
-                        one = weight.take([j] * 16)
-                        row_sums[i].value = f.fma(one, part, row_sums[i].value)
+            for kept, weight in zip(shares, weights, strict=True):
+                kept.store(weight, align=64)
+            with f.loop(0, 16, 4) as begin:
+                for j in range(4):
+                    v = values.at(self._row(f, slot + begin + j) * (size * self.value_width))
+                    for i in range(parts):
+                        part = number.load(f, isa, v.at(16 * size * i), self.element)
+                        for kept, row_sums in zip(shares, sums, strict=True):
+                            one = kept.at(begin * 4).at(4 * j).load(F32).splat()
+                            row_sums[i].value = f.fma(one, part, row_sums[i].value)
         for index, head in enumerate(heads):
             row = (batch * self.queries + query) * self.heads + first_head + head
             out = f.arguments["out"].at((row * self.chunks + chunk) * (4 * self.out_row))

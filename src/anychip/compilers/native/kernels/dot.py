@@ -8,7 +8,7 @@ from anychip.compilers.native.isa import Isa
 
 def is_signed(isa: Isa, bits: int) -> bool:
     """Whether `dot` takes 8-bit weights as w - 128, so that nothing is left to correct."""
-    return isa.dot == "maddubs" and bits == 8
+    return isa.dot in ("maddubs", "sdot") and bits == 8
 
 
 def dot(f: Function, isa: Isa, sums: Value, weights: Value, x: Value, bits: int) -> Value:
@@ -43,6 +43,20 @@ def _maddubs(f: Function, sums: Value, weights: Value, x: Value, bits: int) -> V
     return sums + halves[0].take(range(16), halves[1])
 
 
+def _sdot(f: Function, sums: Value, weights: Value, x: Value, bits: int) -> Value:
+    """AArch64's products of signed bytes; quants of fewer than 8 bits are the same signed."""
+    four = x.load(I32).splat(4).bits_as(vector(I8, 16))
+    parts: list[Value] = []
+    for start in range(0, 16, 4):
+        rows = range(start, start + 4)
+        part = weights.take(rows).bits_as(vector(I8, 16))
+        part = part ^ -128 if bits == 8 else part
+        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        parts.append(f.intrinsic(name, vector(I32, 4), sums.take(rows), part, four))
+    halves = [a.take(range(8), b) for a, b in (parts[:2], parts[2:])]
+    return halves[0].take(range(16), halves[1])
+
+
 def _shifts(f: Function, sums: Value, weights: Value, x: Value, bits: int) -> Value:
     for byte in range(4):
         one = (weights >> 8 * byte) & 255
@@ -50,7 +64,7 @@ def _shifts(f: Function, sums: Value, weights: Value, x: Value, bits: int) -> Va
     return sums
 
 
-_WAYS = {"vnni512": _vnni512, "maddubs": _maddubs, "shifts": _shifts}
+_WAYS = {"vnni512": _vnni512, "maddubs": _maddubs, "sdot": _sdot, "shifts": _shifts}
 
 
 def halves(f: Function, isa: Isa, pointer: Value) -> Value:

@@ -13,6 +13,8 @@ from anychip.compilers.native.kernels import number
 from anychip.compilers.native.kernels.store import store_tile
 
 _TOKENS_AT_ONCE = 8
+_AHEAD = 4096
+"""Bytes from what is multiplied to what is asked for, when one token goes through."""
 _CHAINS = 2
 """Independent sums of a token, to hide the multiply-add's latency; as many however many tokens go
 along, so that these do not change its numbers."""
@@ -76,6 +78,10 @@ class DenseMatmul:
 
         even = self.depth // chains * chains
         with f.loop(0, even, chains) as at:
+            if count == 1:
+                f.prefetch(weights.at(at * (16 * size)).at(_AHEAD))
+                if size == 4:
+                    f.prefetch(weights.at(at * (16 * size)).at(_AHEAD + 64))
             for chain in range(chains):
                 column(at + chain, chain)
         for at in range(even, self.depth):

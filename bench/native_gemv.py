@@ -1,0 +1,183 @@
+"""How near cpu:native's products of one token come to the memory's pace, by format and shape.
+
+    python bench/native_gemv.py [--quick] [--json FILE] [--svg FILE] [--threads N]
+
+Matrices follow each other through memory far larger than the caches near a core, as a model's do.
+A plain sum over the same bytes on the same threads is read in every round; a ratio is the median of
+the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import llvmlite.ir as llvm
+import numpy as np
+
+from anychip.compilers.native import jit
+from anychip.compilers.native.ir import I32V, I64, POINTER, Function
+from anychip.compilers.native.isa import Isa, choose
+from anychip.compilers.native.kernels.layout import LAYOUTS
+from anychip.compilers.native.kernels.matmul_block import BlockMatmul
+from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
+from anychip.compilers.native.kernels.quantize import record_bytes
+from anychip.compilers.native.pool import Pool
+from anychip.compilers.native.step import write_kernel
+from anychip.core import SetupError
+
+SHAPES = {"576×1536": (1536, 576), "2048×2048": (2048, 2048), "8192×2048": (2048, 8192)}
+"""Columns × rows: SmolLM2-135M's gate, and two of a 1B model."""
+TOTAL = 192 << 20
+
+
+class Product:
+    """A kernel on every thread, matrix after matrix; or the plain sum over the same bytes."""
+
+    def __init__(self, kernel: Any, pool: Pool, isa: Isa, memory: np.ndarray):
+        self.bytes = kernel.packed_bytes
+        self.count = len(memory) // self.bytes
+        self._pool, self._memory = pool, memory
+        module = llvm.Module("gemv")
+        code = write_kernel(module, kernel, isa)
+        f = Function(module, "product", [("context", POINTER), ("thread", I64)])
+        with f:
+            context, thread = f.arguments["context"], f.arguments["thread"]
+            first, last = ((thread + i) * kernel.units // pool.threads for i in (0, 1))
+            operands = f.room(32)
+            for i in range(3):
+                operands.at(8 * i).store(context.at(8 * i).load(POINTER))
+            f.builder.call(code, [operands.raw, first.raw, last.raw])
+        _write_sum(module, self.bytes // 256, pool.threads)
+        self._code = jit.build(module, ["product", "sum"], isa)
+        depth = max(kernel.depth, 64)
+        self._x = np.full(max(4 * depth, record_bytes(depth)) + 64, 1, np.uint8)
+        self._out = np.zeros(4 * kernel.rows + 64 * pool.threads + 64, np.uint8)
+
+    def seconds(self, what: str) -> float:
+        """Of one pass over all matrices."""
+        x, out = (-(-a.ctypes.data // 64) * 64 for a in (self._x, self._out))
+        at = self._memory.ctypes.data + self.bytes * np.arange(self.count)
+        rows = np.stack([at, np.full(self.count, x), np.full(self.count, out)], axis=1)
+        rows = np.ascontiguousarray(rows, np.int64)
+        address, step = self._code.address(what), rows.strides[0]
+        started = time.perf_counter()
+        for i in range(self.count):
+            self._pool.run(address, rows.ctypes.data + i * step)
+        return time.perf_counter() - started
+
+
+def _write_sum(module: llvm.Module, lines: int, threads: int) -> None:
+    f = Function(module, "sum", [("context", POINTER), ("thread", I64)])
+    with f:
+        context, thread = f.arguments["context"], f.arguments["thread"]
+        first, last = ((thread + i) * lines // threads * 256 for i in (0, 1))
+        memory, out = context.load(POINTER), context.at(16).load(POINTER)
+        sums = [f.cell(f.constant(I32V, 0)) for _ in range(4)]
+        with f.loop(first, last, 256) as at:
+            for i, one in enumerate(sums):
+                one.value = one.value + memory.at(at).at(64 * i).load(I32V, align=64)
+        out.at(thread * 64).store(sums[0].value + sums[1].value + sums[2].value + sums[3].value)
+
+
+def kernels(rows: int, depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {form: BlockMatmul(form, rows, depth, 1) for form in LAYOUTS}
+    for element in ("f16", "bf16", "f32"):
+        found[element] = DenseMatmul(element, rows, depth, 1, depth)
+    return found
+
+
+def measure(threads: int, rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    isa = choose()
+    pool = Pool(threads, isa)
+    whole = np.full(TOTAL + 64, 0x3C, np.uint8)  # small numbers in every format
+    memory = whole[-whole.ctypes.data % 64 :][:TOTAL]
+    rows: list[dict[str, Any]] = []
+    for shape, (outputs, depth) in SHAPES.items():
+        for form, kernel in kernels(outputs, depth).items():
+            if isinstance(kernel, BlockMatmul) and LAYOUTS[form].is_nested and depth % 256:
+                continue
+            product = Product(kernel, pool, isa, memory)
+            times = [(product.seconds("sum"), product.seconds("product")) for _ in range(rounds)]
+            size = product.bytes * product.count
+            ratios = sorted(bare / ours for bare, ours in times[1:])
+            row = {
+                "format": form,
+                "shape": shape,
+                "threads": threads,
+                "gb_s": size / statistics.median(t for _, t in times[1:]) / 1e9,
+                "bandwidth_gb_s": size / statistics.median(t for t, _ in times[1:]) / 1e9,
+                "ratio": statistics.median(ratios),
+                "ratio_low": ratios[0],
+                "ratio_high": ratios[-1],
+            }
+            rows.append(row)
+            say(
+                f"{shape:>10} {form:>5} {row['gb_s']:6.1f} of {row['bandwidth_gb_s']:5.1f} GB/s, "
+                f"ratio {row['ratio']:.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+            )
+    return rows
+
+
+def chart(rows: list[dict[str, Any]]) -> str:
+    """Bars of GB/s, the sum's pace as a line over each."""
+    width, height, left, each = 60 + 22 * len(rows) + 20, 300, 50, 22
+    most = max(max(r["gb_s"], r["bandwidth_gb_s"]) for r in rows) * 1.1
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height + 90}" '
+        'font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{left}" y="14">GB/s of packed weights; the line is a plain sum over the same '
+        "bytes</text>",
+    ]
+    for tick in range(0, int(most) + 1, max(1, int(most) // 6)):
+        y = height - tick / most * (height - 30)
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{tick}</text>')
+        parts.append(
+            f'<line x1="{left}" x2="{width - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+        )
+    for i, row in enumerate(rows):
+        x = left + 6 + each * i
+        tall = row["gb_s"] / most * (height - 30)
+        roof = height - row["bandwidth_gb_s"] / most * (height - 30)
+        parts.append(
+            f'<rect x="{x}" y="{height - tall:.1f}" width="16" height="{tall:.1f}" fill="#4878a8"/>'
+        )
+        parts.append(
+            f'<line x1="{x - 2}" x2="{x + 18}" y1="{roof:.1f}" y2="{roof:.1f}" '
+            'stroke="#c03020" stroke-width="2"/>'
+        )
+        label = f"{row['format']} {row['shape']}"
+        parts.append(f'<text transform="translate({x + 4},{height + 6}) rotate(60)">{label}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="three rounds")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--svg", type=Path)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    try:
+        rows = measure(options.threads, 4 if options.quick else 12, print)
+    except SetupError as error:
+        parser.exit(2, f"{error}\n")
+    if options.json:
+        report = {"isa": choose().name, "load": os.getloadavg()[0], "rows": rows}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1))
+    if options.svg:
+        options.svg.write_text(chart(rows))
+
+
+if __name__ == "__main__":
+    main()
