@@ -1,6 +1,16 @@
 """This host. Its figures are measured at first use and kept under `home`; see host.py."""
 
-from anychip.chips.cpu.targets import iree, native, read_spec, twin, xla
+from anychip.chips.cpu.targets import iree, native, onnxruntime, openvino, read_spec, twin, xla
 from anychip.core import Chip
 
-chip = Chip(read_spec, targets={"xla": xla, "native": native, "iree": iree, "twin": twin})
+chip = Chip(
+    read_spec,
+    targets={
+        "xla": xla,
+        "native": native,
+        "onnxruntime": onnxruntime,
+        "openvino": openvino,
+        "iree": iree,
+        "twin": twin,
+    },
+)

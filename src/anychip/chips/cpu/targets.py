@@ -25,8 +25,7 @@ def xla(chip: Chip) -> Target:
 
 def native(chip: Chip) -> Target:
     """`cpu:native`, keeping repacked weights under `home`."""
-    if importlib.util.find_spec("llvmlite") is None:
-        raise missing_extra("llvmlite", "native", "cpu:native")
+    _need("llvmlite", "native", "cpu:native")
     from anychip.compilers.native import NativeTarget
 
     return NativeTarget(packed=read("home") / "packed")
@@ -37,6 +36,29 @@ def iree(chip: Chip) -> Target:
     from anychip.compilers.iree import host
 
     return host(chip)
+
+
+def onnxruntime(chip: Chip) -> Target:
+    """`cpu:onnxruntime`."""
+    for package in ("onnx", "onnxruntime"):
+        _need(package, "onnxruntime", "cpu:onnxruntime")
+    from anychip.compilers.onnx_hosts import OrtTarget
+
+    return OrtTarget()
+
+
+def openvino(chip: Chip) -> Target:
+    """`cpu:openvino`."""
+    for package in ("onnx", "openvino"):
+        _need(package, "openvino", "cpu:openvino")
+    from anychip.compilers.onnx_hosts import OpenVinoTarget
+
+    return OpenVinoTarget()
+
+
+def _need(package: str, extra: str, purpose: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise missing_extra(package, extra, purpose)
 
 
 def twin(chip: Chip) -> Target:

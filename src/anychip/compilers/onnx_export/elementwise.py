@@ -1,0 +1,528 @@
+"""Elementwise ops. Types that runtimes have no kernels for are computed in a wider one.
+
+Pending broadcasts stay pending: ONNX's elementwise ops broadcast by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from anychip.compilers.onnx_export.graph import Graph, Shape, Tensor, onnx_type
+from anychip.core import UnsupportedError, dtype
+from anychip.ops.view import OpView
+
+Make = Callable[[Graph, list[str], str], str]
+"""`make(graph, inputs, element type)` → result, all of one computing type."""
+
+
+def computing_type(element: str) -> str:
+    """The type to compute in: f32 for narrow floats, i32 or i64 for integers."""
+    kind, bits = dtype(element).kind, dtype(element).bits
+    if kind == "complex":
+        raise UnsupportedError("ONNX has no arithmetic on complex numbers")
+    if kind == "float":
+        return element if element in ("f32", "f64") else "f32"
+    if kind == "bool":
+        return element
+    if element == "ui64":
+        return "ui64"
+    return "i64" if bits == 64 or element == "ui32" else "i32"
+
+
+def broadcast(tensors: Sequence[Tensor]) -> tuple[Shape, Shape, str]:
+    """(held shape, full shape, shape tensor) of an elementwise result."""
+    rank = max(len(t.shape) for t in tensors)
+    helds = [(1,) * (rank - len(t.held)) + t.held for t in tensors]
+    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
+
+    def most(sizes: tuple[int | None, ...]) -> int | None:
+        return next((d for d in sizes if d != 1), 1)
+
+    held = tuple(map(most, zip(*helds, strict=True)))
+    shape = tuple(map(most, zip(*shapes, strict=True)))
+    target = next((t.target for t in tensors if t.target and t.shape == shape), "")
+    return held, shape, target
+
+
+def apply(g: Graph, op: OpView, tensors: Sequence[Tensor], make: Make, wide: str = "") -> Tensor:
+    """One elementwise op on tensors of one type, in `wide` or its computing type."""
+    element = tensors[-1].dtype
+    wide = wide or computing_type(element)
+    names = [t.name if t.dtype == wide else g.cast(t.name, wide) for t in tensors]
+    out = op.outputs[0].dtype
+    result = make(g, names, wide)
+    if wide != out:
+        result = g.cast(result, out)
+    held, shape, target = broadcast(tensors)
+    return Tensor(result, held, shape, out, target)
+
+
+def _plain(kind: str, g: Graph, op: OpView, *tensors: Tensor) -> Tensor:
+    return apply(g, op, tensors, lambda g, names, _: g.node(kind, names))
+
+
+def _float(make: Callable[..., str], g: Graph, op: OpView, x: Tensor) -> Tensor:
+    """A function of one float, in terms of a few ONNX ops."""
+    return apply(g, op, [x], lambda g, names, wide: make(_Arithmetic(g, wide), names[0]))
+
+
+class _Arithmetic:
+    """Formulas in one type: constants by value, ops by name."""
+
+    def __init__(self, graph: Graph, element: str):
+        self._graph, self._element = graph, element
+
+    def __getattr__(self, kind: str) -> Callable[..., str]:
+        return lambda *xs: self._graph.node(kind, [self._name(x) for x in xs])
+
+    def _name(self, x: str | float) -> str:
+        return x if isinstance(x, str) else self._graph.constant(x, self._element)
+
+
+def _log1p(a: Any, x: str) -> str:
+    """x log(u) / (u - 1) with u = 1 + x, and x where u = 1: Goldberg 1991, theorem 4."""
+    u = a.Add(x, 1.0)
+    far = a.Div(a.Mul(x, a.Log(u)), a.Sub(u, 1.0))
+    whole = a.Where(a.IsInf(u), a.Log(u), far)
+    return a.Where(a.Equal(u, 1.0), x, whole)
+
+
+def _expm1(a: Any, x: str) -> str:
+    """tanh(x/2) (e^x + 1), which does not cancel; e^x - 1 where that is far from 0."""
+    e = a.Exp(x)
+    near = a.Mul(a.Tanh(a.Mul(x, 0.5)), a.Add(e, 1.0))
+    return a.Where(a.Less(a.Abs(x), 1.0), near, a.Sub(e, 1.0))
+
+
+def _cbrt(a: Any, x: str) -> str:
+    return a.Mul(a.Sign(x), a.Pow(a.Abs(x), 1.0 / 3.0))
+
+
+def _away(a: Any, x: str) -> str:
+    """Halves away from zero."""
+    size = a.Abs(x)
+    whole = a.Floor(size)
+    up = a.Where(a.GreaterOrEqual(a.Sub(size, whole), 0.5), a.Add(whole, 1.0), whole)
+    return a.Mul(a.Sign(x), up)
+
+
+def _atan2(g: Graph, op: OpView, y: Tensor, x: Tensor) -> Tensor:
+    def make(g: Graph, names: list[str], wide: str) -> str:
+        a, (top, side) = _Arithmetic(g, wide), names
+        base = a.Atan(a.Div(top, side))
+        is_left = a.Less(side, 0.0)
+        turned = a.Where(a.Less(top, 0.0), a.Sub(base, math.pi), a.Add(base, math.pi))
+        angle = a.Where(is_left, turned, base)
+        on_axis = a.Where(a.Equal(top, 0.0), 0.0, a.Mul(a.Sign(top), math.pi / 2))
+        return a.Where(a.Equal(side, 0.0), on_axis, angle)
+
+    return apply(g, op, [y, x], make)
+
+
+def _finite(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    wide = computing_type(x.dtype)
+    name = x.name if x.dtype == wide else g.cast(x.name, wide)
+    a = _Arithmetic(g, wide)
+    bad = a.Or(a.IsInf(name), a.IsNaN(name))
+    return Tensor(a.Not(bad), x.held, x.shape, "i1", x.target)
+
+
+def _infinite(sign: int, g: Graph, op: OpView, x: Tensor) -> Tensor:
+    wide = computing_type(x.dtype)
+    name = x.name if x.dtype == wide else g.cast(x.name, wide)
+    made = g.node("IsInf", [name], detect_negative=int(sign <= 0), detect_positive=int(sign >= 0))
+    return Tensor(made, x.held, x.shape, "i1", x.target)
+
+
+def _logical(kind: str, g: Graph, op: OpView, *tensors: Tensor) -> Tensor:
+    if tensors[0].dtype == "i1":
+        return _plain(kind, g, op, *tensors)
+    return apply(g, op, tensors, lambda g, n, _: g.node(f"Bitwise{kind}", n), wide=tensors[0].dtype)
+
+
+def _shift(how: str, g: Graph, op: OpView, x: Tensor, by: Tensor) -> Tensor:
+    """ONNX shifts unsigned numbers only, and by less than their width."""
+    bits = dtype(x.dtype).bits
+    wide = {8: "ui8", 16: "ui32", 32: "ui32", 64: "ui64"}.get(bits)
+    if wide is None:
+        raise UnsupportedError(f"ONNX shifts no {x.dtype}")
+    signed = f"i{bits}"
+
+    def make(g: Graph, names: list[str], element: str) -> str:
+        value, count = names
+        is_negative = _negative(g, value, element, signed)
+        flipped = value
+        if how == "arithmetic":
+            flipped = g.node("Where", [is_negative, g.node("BitwiseNot", [value]), value])
+        flipped = _unsigned(g, flipped, element, bits, wide)
+        amount = _unsigned(g, count, element, bits, wide)
+        inside = g.node("Less", [g.cast(amount, "i64"), g.constant(bits, "i64")])
+        if wide == "ui64":
+            inside = g.node(
+                "And",
+                [inside, g.node("GreaterOrEqual", [g.cast(amount, "i64"), g.constant(0, "i64")])],
+            )
+        capped = g.node("Where", [inside, g.cast(amount, "i64"), g.constant(0, "i64")])
+        moved = g.node(
+            "BitShift",
+            [flipped, g.cast(capped, wide)],
+            direction="LEFT" if how == "left" else "RIGHT",
+        )
+        moved = g.cast(moved, "i64")
+        zero = g.constant(0, "i64")
+        moved = g.cast(g.node("Where", [inside, moved, zero]), element)
+        if how == "arithmetic":
+            moved = g.node("Where", [is_negative, g.node("BitwiseNot", [moved]), moved])
+        return moved
+
+    return apply(g, op, [x, by], make, wide=x.dtype)
+
+
+def _negative(g: Graph, value: str, element: str, signed: str) -> str:
+    as_signed = g.cast(g.cast(value, signed) if element != signed else value, "i64")
+    return g.node("Less", [as_signed, g.constant(0, "i64")])
+
+
+def _unsigned(g: Graph, value: str, element: str, bits: int, wide: str) -> str:
+    own = f"ui{bits}"
+    value = value if element == own else g.cast(value, own)
+    return value if own == wide else g.cast(value, wide)
+
+
+_COMPARE = {
+    "EQ": "Equal",
+    "LT": "Less",
+    "LE": "LessOrEqual",
+    "GT": "Greater",
+    "GE": "GreaterOrEqual",
+}
+
+
+def _compare(g: Graph, op: OpView, lhs: Tensor, rhs: Tensor) -> Tensor:
+    how = op.attributes["comparison_direction"]
+    element = lhs.dtype
+    if op.attributes.get("compare_type") == "TOTALORDER":
+        raise UnsupportedError("ONNX has no total order of floats")
+    wide = computing_type(element)
+    if dtype(element).kind == "bool":
+        wide = "bool" if how in ("EQ", "NE") else "i32"
+    if wide == "ui64" and how not in ("EQ", "NE"):
+        raise UnsupportedError("runtimes order no ui64; use i64")
+    wide = {"bool": "i1", "ui64": "i64"}.get(wide, wide)
+    names = [t.name if t.dtype == wide else g.cast(t.name, wide) for t in (lhs, rhs)]
+    made = g.node(_COMPARE["EQ" if how == "NE" else how], names)
+    held, shape, target = broadcast([lhs, rhs])
+    return Tensor(g.node("Not", [made]) if how == "NE" else made, held, shape, "i1", target)
+
+
+def _select(g: Graph, op: OpView, which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    element = yes.dtype
+    wide = {"i1": "i32", "ui64": "i64"}.get(element) or computing_type(element)
+    names = [t.name if element == wide else g.cast(t.name, wide) for t in (yes, no)]
+    made = g.node("Where", [which.name, *names])
+    held, shape, target = broadcast([which, yes, no])
+    if which.shape == () and len(held):
+        held, shape, target = broadcast([yes, no])
+    return Tensor(made if wide == element else g.cast(made, element), held, shape, element, target)
+
+
+def _clamp(g: Graph, op: OpView, low: Tensor, x: Tensor, high: Tensor) -> Tensor:
+    if low.shape == () and high.shape == ():
+        return apply(g, op, [low, high, x], lambda g, n, _: g.node("Clip", [n[2], n[0], n[1]]))
+    return apply(
+        g,
+        op,
+        [low, x, high],
+        lambda g, n, _: g.node("Min", [g.node("Max", [n[1], n[0]]), n[2]]),
+    )
+
+
+def _convert(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    out = op.outputs[0].dtype
+    onnx_type(out, "a conversion")
+    onnx_type(x.dtype, "a conversion")
+    if dtype(x.dtype).kind == "complex" or x.dtype == out:
+        return Tensor(x.name, x.held, x.shape, out, x.target)
+    name = x.name
+    if dtype(x.dtype).bits < 8 or "f8" in x.dtype:
+        name = g.cast(name, "f32")
+    return Tensor(g.cast(name, out), x.held, x.shape, out, x.target)
+
+
+def _divide(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
+    by = g.scalar(y.name)
+    if by and dtype(x.dtype).kind == "float" and (mean := _mean(g, x, by)):
+        return Tensor(mean, x.held, x.shape, x.dtype, x.target)
+    return apply(g, op, [x, y], lambda g, n, wide: _quotient(g, n, wide))
+
+
+def _quotient(g: Graph, names: list[str], wide: str) -> str:
+    one = g.scalar(names[0])
+    below = g.producer.get(names[1])
+    if one == 1.0 and below is not None and below.op_type == "Add":
+        parts = list(below.input)
+        for unit, other in (parts, parts[::-1]):
+            grown = g.producer.get(other)
+            if g.scalar(unit) == 1.0 and grown is not None and grown.op_type == "Exp":
+                turned = g.producer.get(grown.input[0])
+                if turned is not None and turned.op_type == "Neg":
+                    return g.node("Sigmoid", [turned.input[0]])
+    return g.node("Div", names)
+
+
+def _mean(g: Graph, x: Tensor, count: float) -> str:
+    """ReduceMean or AveragePool for a sum divided by how many it adds; "" when it is neither."""
+    made = g.producer.get(x.name)
+    if made is None:
+        return ""
+    if made.op_type == "ReduceSum" and g.counts.get(x.name) == count:
+        axes, keep = made.input[1], made.attribute[0].i
+        inner = g.producer.get(made.input[0])
+        if inner is not None and inner.op_type == "ReduceMean" and keep and inner.attribute[0].i:
+            both = sorted({*g.arrays[axes].tolist(), *g.arrays[inner.input[1]].tolist()})
+            return g.node("ReduceMean", [inner.input[0], g.ints(*both)], keepdims=1)
+        return g.node("ReduceMean", [made.input[0], axes], keepdims=keep)
+    if made.op_type == "Mul" and g.counts.get(x.name) == count:
+        return made.input[0]
+    return ""
+
+
+def _maximum(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
+    if x.dtype == "i1":
+        return _plain("Or", g, op, x, y)
+    for one, other in ((x, y), (y, x)):
+        if dtype(x.dtype).kind == "float" and g.scalar(other.name) == 0.0 and not one.is_pending:
+            return apply(g, op, [one], lambda g, n, _: g.node("Relu", n))
+    return apply(g, op, [x, y], _extreme("Max"))
+
+
+def _minimum(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
+    if x.dtype == "i1":
+        return _plain("And", g, op, x, y)
+    for one, other in ((x, y), (y, x)):
+        made, top = g.producer.get(one.name), g.scalar(other.name)
+        if made is not None and made.op_type == "Relu" and top is not None and x.dtype == "f32":
+            low, high = g.constant(0.0, "f32"), g.constant(top, "f32")
+            clipped = g.node("Clip", [made.input[0], low, high])
+            return Tensor(clipped, one.held, one.shape, one.dtype, one.target)
+    return apply(g, op, [x, y], _extreme("Min"))
+
+
+def _extreme(kind: str) -> Make:
+    """Max or Min; of floats NaN wins, which ONNX leaves open and runtimes do not all keep."""
+    return lambda g, names, wide: g.node(kind, names)
+
+
+def _multiply(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
+    if x.dtype == "i1":
+        return _plain("And", g, op, x, y)
+    return apply(g, op, [x, y], _product)
+
+
+def _product(g: Graph, names: list[str], wide: str) -> str:
+    """HardSwish where it is x clip(x + 3, 0, 6) / 6, in whichever order."""
+    for x, gate in (names, names[::-1]):
+        made = g.producer.get(gate)
+        if made is None or wide != "f32":
+            continue
+        if made.op_type == "Div" and g.scalar(made.input[1]) == 6.0 and _gates(g, made.input[0], x):
+            return g.node("HardSwish", [x])
+        sixth = [i for i in made.input if abs((g.scalar(i) or 0) - 1 / 6) < 1e-7]
+        if made.op_type == "Mul" and sixth:
+            (other,) = [i for i in made.input if i != sixth[0]] or [""]
+            if _gates(g, other, x):
+                return g.node("HardSwish", [x])
+    return g.node("Mul", names)
+
+
+def _gates(g: Graph, name: str, x: str) -> bool:
+    made = g.producer.get(name)
+    if made is None or made.op_type != "Clip":
+        return False
+    if g.scalar(made.input[1]) != 0.0 or g.scalar(made.input[2]) != 6.0:
+        return False
+    added = g.producer.get(made.input[0])
+    if added is None or added.op_type != "Add" or x not in added.input:
+        return False
+    return any(g.scalar(i) == 3.0 for i in added.input)
+
+
+def _add(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
+    return _plain("Or" if x.dtype == "i1" else "Add", g, op, x, y)
+
+
+def _remainder(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
+    """With the sign of the dividend, as C's fmod."""
+    return apply(g, op, [x, y], lambda g, n, _: g.node("Mod", n, fmod=1))
+
+
+def _power(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
+    if dtype(x.dtype).kind != "float":
+        raise UnsupportedError("runtimes round integer powers; multiply instead")
+    return _plain("Pow", g, op, x, y)
+
+
+def _rsqrt(a: Any, x: str) -> str:
+    return a.Div(1.0, a.Sqrt(x))
+
+
+def _not(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    return _logical("Not", g, op, x)
+
+
+def _tan(a: Any, x: str) -> str:
+    return a.Div(a.Sin(x), a.Cos(x))
+
+
+def _erfc(a: Any, x: str) -> str:
+    return a.Sub(1.0, a.Erf(x))
+
+
+def _reduce_precision(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    bits = (op.attributes["exponent_bits"], op.attributes["mantissa_bits"])
+    via = {(8, 7): "bf16", (5, 10): "f16", (8, 23): "f32", (11, 52): "f64"}.get(bits)
+    if via is None:
+        raise UnsupportedError(f"no ONNX type has {bits[0]} exponent and {bits[1]} mantissa bits")
+    return Tensor(g.cast(g.cast(x.name, via), x.dtype), x.held, x.shape, x.dtype, x.target)
+
+
+def _constant(g: Graph, op: OpView) -> Tensor:
+    value, spec = np.asarray(op.attributes["value"]), op.outputs[0]
+    onnx_type(spec.dtype, "a constant")
+    if value.size > 1 and (value == value.reshape(-1)[0]).all():
+        one = g.constant(value.reshape(-1)[0].reshape((1,) * value.ndim), spec.dtype)
+        return Tensor(one, (1,) * value.ndim, spec.shape, spec.dtype)
+    return Tensor(g.constant(value, spec.dtype), spec.shape, spec.shape, spec.dtype)
+
+
+def _same(g: Graph, op: OpView, *tensors: Tensor) -> list[Tensor]:
+    return list(tensors)
+
+
+def _sub(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
+    return _plain("Sub", g, op, x, y)
+
+
+def _square(a: Any, x: str) -> str:
+    return a.Mul(x, x)
+
+
+def _square_any(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    return apply(g, op, [x], lambda g, n, _: g.node("Mul", [n[0], n[0]]))
+
+
+def _sign(a: Any, x: str) -> str:
+    """The sign of NaN is NaN, which ONNX's Sign leaves open."""
+    return a.Where(a.IsNaN(x), x, a.Sign(x))
+
+
+def _sign_any(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    if dtype(x.dtype).kind == "float":
+        return _float(_sign, g, op, x)
+    return _plain("Sign", g, op, x)
+
+
+_BINARY = {
+    "add": _add,
+    "subtract": _sub,
+    "multiply": _multiply,
+    "divide": _divide,
+    "remainder": _remainder,
+    "maximum": _maximum,
+    "minimum": _minimum,
+    "power": _power,
+    "atan2": _atan2,
+    "and": partial(_logical, "And"),
+    "or": partial(_logical, "Or"),
+    "xor": partial(_logical, "Xor"),
+    "shift_left": partial(_shift, "left"),
+    "shift_right_logical": partial(_shift, "logical"),
+    "shift_right_arithmetic": partial(_shift, "arithmetic"),
+    "compare": _compare,
+    "select": _select,
+}
+
+
+def _spread(rule: Callable[..., Any], g: Graph, op: OpView, *tensors: Tensor) -> Any:
+    """A chlo.broadcast_… op: operands of lower rank gain leading (or given) dimensions."""
+    rank = len(op.outputs[0].shape)
+    placed: list[Tensor] = []
+    for t in tensors:
+        dims = op.attributes.get("broadcast_dimensions")
+        if len(t.shape) == rank or not t.shape:
+            placed.append(t)
+            continue
+        dims = tuple(dims) if dims is not None else tuple(range(rank - len(t.shape), rank))
+        held: list[int | None] = [1] * rank
+        for at, size in zip(dims, t.held, strict=True):
+            held[at] = size
+        name = g.reshape(t.name, held)
+        placed.append(Tensor(name, tuple(held), tuple(held), t.dtype))
+    made = rule(g, op, *placed)
+    shape = op.outputs[0].shape
+    return Tensor(made.name, made.held, shape if None not in shape else made.shape, made.dtype)
+
+
+RULES = {
+    **{f"chlo.broadcast_{name}": partial(_spread, rule) for name, rule in _BINARY.items()},
+    **{f"stablehlo.{name}": rule for name, rule in _BINARY.items()},
+    **{
+        f"stablehlo.{name}": partial(_plain, kind)
+        for name, kind in {
+            "abs": "Abs",
+            "negate": "Neg",
+            "ceil": "Ceil",
+            "floor": "Floor",
+            "round_nearest_even": "Round",
+            "exponential": "Exp",
+            "log": "Log",
+            "logistic": "Sigmoid",
+            "sqrt": "Sqrt",
+            "cosine": "Cos",
+            "sine": "Sin",
+            "tanh": "Tanh",
+        }.items()
+    },
+    **{
+        f"chlo.{name}": partial(_plain, kind)
+        for name, kind in {
+            "erf": "Erf",
+            "sinh": "Sinh",
+            "cosh": "Cosh",
+            "asin": "Asin",
+            "acos": "Acos",
+            "atan": "Atan",
+            "asinh": "Asinh",
+            "acosh": "Acosh",
+            "atanh": "Atanh",
+        }.items()
+    },
+    "stablehlo.sign": _sign_any,
+    "stablehlo.rsqrt": partial(_float, _rsqrt),
+    "stablehlo.cbrt": partial(_float, _cbrt),
+    "stablehlo.tan": partial(_float, _tan),
+    "chlo.tan": partial(_float, _tan),
+    "chlo.erfc": partial(_float, _erfc),
+    "chlo.square": _square_any,
+    "stablehlo.log_plus_one": partial(_float, _log1p),
+    "stablehlo.exponential_minus_one": partial(_float, _expm1),
+    "stablehlo.round_nearest_afz": partial(_float, _away),
+    "stablehlo.is_finite": _finite,
+    "chlo.is_inf": partial(_infinite, 0),
+    "chlo.is_pos_inf": partial(_infinite, 1),
+    "chlo.is_neg_inf": partial(_infinite, -1),
+    "stablehlo.not": _not,
+    "stablehlo.clamp": _clamp,
+    "stablehlo.convert": _convert,
+    "stablehlo.reduce_precision": _reduce_precision,
+    "stablehlo.constant": _constant,
+    "chlo.constant": _constant,
+    "stablehlo.optimization_barrier": _same,
+    "sdy.sharding_constraint": _same,
+    "sdy.reshard": _same,
+}

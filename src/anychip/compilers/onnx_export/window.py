@@ -1,0 +1,138 @@
+"""reduce_window as MaxPool, AveragePool and CumSum; batch norm as BatchNormalization."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from anychip.compilers.onnx_export.elementwise import computing_type
+from anychip.compilers.onnx_export.graph import Graph, Tensor
+from anychip.compilers.onnx_export.reduce import neutral
+from anychip.compilers.onnx_export.shape import pad
+from anychip.core import UnsupportedError, dtype
+from anychip.ops.reducer import monoid
+from anychip.ops.view import OpView
+
+
+def _reduce_window(g: Graph, op: OpView, *tensors: Tensor) -> Any:
+    if len(tensors) != 2:
+        raise UnsupportedError("ONNX pools one operand at a time")
+    x, start = tensors
+    a, out, rank = op.attributes, op.outputs[0], len(x.shape)
+    how = monoid(op.regions[0])
+    ones = (1,) * rank
+    window = tuple(a["window_dimensions"])
+    strides = tuple(a.get("window_strides") or ones)
+    dilations = tuple(a.get("window_dilations") or ones)
+    given = a.get("padding")
+    padding = np.zeros((rank, 2), int) if given is None else np.asarray(given).reshape(-1, 2)
+    if any(d != 1 for d in a.get("base_dilations") or ones):
+        raise UnsupportedError("ONNX's pools have no dilated input")
+    initial = g.arrays.get(start.name)
+    if (
+        how not in ("stablehlo.add", "stablehlo.maximum", "stablehlo.minimum")
+        or initial is None
+        or not (initial.reshape(()) == neutral(how, x.dtype))
+    ):
+        raise UnsupportedError("ONNX pools by sum, maximum and minimum from their neutral value")
+    if x.dtype == "i1":
+        raise UnsupportedError("ONNX pools no i1")
+    wide = computing_type(x.dtype)
+    name = g.whole(x)
+    if (running := _running(x, how, window, strides, dilations, padding)) is not None:
+        axis, backwards = running
+        name = name if wide == x.dtype else g.cast(name, wide)
+        made = g.node("CumSum", [name, g.constant(axis, "i64")], reverse=int(backwards))
+        return made if wide == out.dtype else g.cast(made, out.dtype)
+    if dtype(wide).kind != "float":
+        wide = "f64"  # exact up to 2^53
+        if x.dtype in ("i64", "ui64"):
+            raise UnsupportedError("runtimes pool no 64-bit integers")
+        if how != "stablehlo.add" and (padding > 0).any():
+            raise UnsupportedError("runtimes pool no padded integers")
+    name = name if wide == x.dtype else g.cast(name, wide)
+    moving = [d for d in range(rank) if (window[d], strides[d]) != (1, 1) or padding[d].any()]
+    moving = moving or [rank - 1]
+    still = [d for d in range(rank) if d not in moving]
+    order = [*still, *moving]
+    name = g.transpose(name, order)
+    sizes = [x.shape[d] for d in order]
+    leads = len(still)
+    if leads != 2:
+        head = sizes[:leads]
+        merged = None if None in head else math.prod(d or 0 for d in head)
+        name = g.reshape(name, [merged, 1, *sizes[leads:]])
+    if how == "stablehlo.minimum":
+        name = g.node("Neg", [name])
+    pads = padding[moving]
+    k = [window[d] for d in moving]
+    span = [(window[d] - 1) * dilations[d] + 1 for d in moving]
+    is_sum = how == "stablehlo.add"
+    if (pads < 0).any() or any(p >= s for p, s in zip(pads.max(1), span, strict=True)):
+        # MaxPool's padding must be less than the window.
+        fill = g.constant(0 if is_sum else -np.inf, wide)
+        name = pad(g, name, [0, 0, *pads[:, 0]], [0, 0, *pads[:, 1]], fill)
+        pads = np.zeros_like(pads)
+    shared = {
+        "kernel_shape": k,
+        "strides": [strides[d] for d in moving],
+        "pads": [*map(int, pads[:, 0]), *map(int, pads[:, 1])],
+        "dilations": [dilations[d] for d in moving],
+    }
+    if is_sum:
+        count = math.prod(k)
+        averaged = g.node("AveragePool", [name], count_include_pad=1, **shared)
+        name = g.node("Mul", [averaged, g.constant(count, wide)])
+    else:
+        name = g.node("MaxPool", [name], **shared)
+    summed = name
+    if how == "stablehlo.minimum":
+        name = g.node("Neg", [name])
+    if leads != 2:
+        name = g.reshape(name, [out.shape[d] for d in order])
+    name = g.transpose(name, [order.index(d) for d in range(rank)])
+    if is_sum and name == summed:
+        g.counts[name] = math.prod(k)
+    return name if wide == out.dtype else g.cast(name, out.dtype)
+
+
+def _running(
+    x: Tensor, how: str, window: Any, strides: Any, dilations: Any, padding: Any
+) -> tuple[int, bool] | None:
+    """(axis, backwards) of a running sum: a window over all that came before."""
+    wide = [d for d, size in enumerate(window) if size != 1]
+    if how != "stablehlo.add" or len(wide) != 1 or set(strides) | set(dilations) != {1}:
+        return None
+    (axis,) = wide
+    size = x.shape[axis]
+    if size is None or window[axis] != size or np.delete(padding, axis, 0).any():
+        return None
+    edge = tuple(map(int, padding[axis]))
+    if edge == (size - 1, 0):
+        return axis, False
+    return (axis, True) if edge == (0, size - 1) else None
+
+
+def _batch_norm(g: Graph, op: OpView, x: Tensor, *given: Tensor) -> Any:
+    """ONNX's puts the channels second."""
+    feature, rank = op.attributes["feature_index"], len(x.shape)
+    wide = computing_type(x.dtype)
+    names = [g.whole(t) if t.dtype == wide else g.cast(g.whole(t), wide) for t in (x, *given)]
+    order = [d for d in range(rank) if d != feature]
+    order.insert(min(1, rank - 1), feature)
+    if rank == 1:
+        raise UnsupportedError("ONNX's BatchNormalization needs a batch dimension")
+    image = g.transpose(names[0], order)
+    made = g.node(
+        "BatchNormalization", [image, *names[1:]], epsilon=float(op.attributes["epsilon"])
+    )
+    made = g.transpose(made, [order.index(d) for d in range(rank)])
+    return made if wide == op.outputs[0].dtype else g.cast(made, op.outputs[0].dtype)
+
+
+RULES = {
+    "stablehlo.reduce_window": _reduce_window,
+    "stablehlo.batch_norm_inference": _batch_norm,
+}

@@ -1,0 +1,170 @@
+"""StableHLO → ONNX → ONNX Runtime and OpenVINO: the op table's cases, models, refusals."""
+
+import importlib.util
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from anychip.compilers.onnx_export import export
+from anychip.core import (
+    CompileError,
+    CompileOptions,
+    Module,
+    UnsupportedError,
+    UsageError,
+    Weights,
+    discover,
+)
+from anychip.ops import OPS
+from anychip.testing.cases import run_cases
+from anychip.testing.tolerance import mismatch
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("openvino") is None,
+    reason="the extras onnxruntime and openvino are not installed",
+)
+SETTING = {"cpu:onnxruntime": "spinning", "cpu:openvino": "precision"}
+
+TARGETS = ("cpu:onnxruntime", "cpu:openvino")
+
+WHOLE = """abs negate ceil floor exponential log logistic sqrt rsqrt tanh add subtract multiply
+divide maximum minimum compare select clamp reshape transpose broadcast_in_dim concatenate slice pad
+reverse iota dot_general convolution gather dynamic_slice dynamic_update_slice reduce""".split()
+
+
+def f32_cases(name):
+    """The op's cases in f32 and i32, which every runtime has kernels for."""
+    known = {"f32", "i32", "i1"}
+    return [
+        c
+        for c in OPS[f"stablehlo.{name}"].cases
+        if not c.replicas
+        and not c.is_concrete
+        and c.law is None
+        and {s.partition("[")[0] for s in c.inputs} <= known
+        and not any(s in c.text for s in ("f64", "f16", "i8", "complex", "tensor<0x", "x0x"))
+    ]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_cases_agree_with_the_interpreter(name):
+    cases = f32_cases(name)
+    assert cases
+    inputs = [c.arrays() for c in cases]
+    target = discover().target("cpu:onnxruntime")
+    fates = Counter()
+    wrong = []
+    for case, arrays, want in zip(cases, inputs, run_cases(cases, inputs), strict=True):
+        try:
+            executable = target.compile(Module.from_mlir(case.text), CompileOptions())
+        except (UnsupportedError, CompileError) as error:
+            fates[type(error).__name__] += 1
+            continue
+        got = [np.asarray(r) for r in executable.run(*arrays)]
+        fates["ran"] += 1
+        if found := mismatch(got, want, case.reduced):
+            wrong.append(f"{case.inputs}: {found}")
+    assert wrong == []
+    assert fates["ran"] > fates["UnsupportedError"] + fates["CompileError"], fates
+
+
+def net():
+    """A convolution with batch norm and ReLU, a pool, a mean and a linear layer, in JAX."""
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    from anychip.frontends.load import load_any
+    from anychip.ops.composites import attention, gelu, layer_norm
+
+    random = np.random.default_rng(0)
+    kernel, scale, shift = (
+        random.standard_normal(s).astype(np.float32) for s in ((8, 3, 3, 3), (8,), (8,))
+    )
+    dense = random.standard_normal((8, 8)).astype(np.float32)
+
+    def model(x):
+        y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME")
+        y = jax.nn.relu(y * scale[:, None, None] + shift[:, None, None])
+        y = lax.reduce_window(y, -jnp.inf, lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
+        y = y.reshape(1, 8, 64).transpose(0, 2, 1)
+        y = layer_norm(y, scale, shift, eps=1e-5)
+        q = (y @ dense.T).reshape(1, 64, 2, 4).transpose(0, 2, 1, 3)
+        mask = np.tril(np.ones((1, 1, 64, 64), bool), -1)  # the first row sees nothing
+        y = attention(q, q, q, jnp.asarray(mask), scale=0.5)
+        return jnp.mean(gelu(y, approximate=False), axis=2)
+
+    example = random.standard_normal((1, 3, 16, 16)).astype(np.float32)
+    return load_any(model, (example,), home=None, options={}), example
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_model_runs_and_its_profile_names_its_ops(target):
+    from anychip.ops.interp import evaluate
+
+    module, example = net()
+    executable = discover().target(target).compile(module, CompileOptions(threads=1))
+    weights = [module.weights[a.name].array() for a in module.signature.named("weight")]
+    want = [np.asarray(r) for r in evaluate(module, *weights, example)]
+    assert mismatch(list(executable.run(example)), want, 64) is None
+    trace = executable.trace(example)
+    assert trace.kind == "measured"
+    assert len(trace.spans) > 3
+    assert executable.coverage.total == executable.coverage.count("native") > 10
+
+
+def test_the_graph_keeps_what_runtimes_fuse():
+    module, _ = net()
+    kinds = Counter(n.op_type for n in export(module).model.graph.node)
+    for kind in ("Conv", "Relu", "MaxPool", "LayerNormalization", "Softmax", "Gelu", "ReduceMean"):
+        assert kinds[kind] == 1, kinds
+    assert kinds["Expand"] == 0, kinds
+
+
+def test_large_weights_are_by_name_only():
+    text = """func.func @main(%w: tensor<256x64xf32> loc("w"), %x: tensor<2x64xf32> loc("x"))
+      -> tensor<2x256xf32> {
+      %0 = stablehlo.dot_general %x, %w, contracting_dims = [1] x [1]
+        : (tensor<2x64xf32>, tensor<256x64xf32>) -> tensor<2x256xf32>
+      return %0 : tensor<2x256xf32>
+    }"""
+    plain = Module.from_mlir(text)
+    from dataclasses import replace
+
+    first, *rest = plain.signature.arguments
+    signature = replace(plain.signature, arguments=(replace(first, role="weight"), *rest))
+    w = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
+    weights = Weights.from_arrays({first.name: w})
+    module = Module.from_mlir(text, signature=signature, weights=weights)
+    exported = export(module)
+    assert len(exported.model.SerializeToString()) < 4096
+    assert [*exported.weights] == [first.name]
+    x = np.ones((2, 64), np.float32)
+    for target in TARGETS:
+        (got,) = discover().target(target).compile(module, CompileOptions()).run(x)
+        np.testing.assert_allclose(got, x @ w.T, rtol=1e-4, atol=1e-4)
+
+
+def test_what_onnx_cannot_say_is_refused_with_its_place():
+    text = """func.func @main(%x: tensor<4x4xf32>) -> tensor<4x4xf32> {
+      %0 = "stablehlo.cholesky"(%x) <{lower = true}> : (tensor<4x4xf32>) -> tensor<4x4xf32>
+      return %0 : tensor<4x4xf32>
+    }"""
+    with pytest.raises(UnsupportedError, match=r"(?s)stablehlo\.cholesky, at .*cpu:xla") as caught:
+        export(Module.from_mlir(text.replace("\n", " ")))
+    assert caught.value.report[0].op == "stablehlo.cholesky"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_unknown_options_are_refused(target):
+    module = Module.from_mlir(
+        "func.func @main(%x: tensor<2xf32>) -> tensor<2xf32> { return %x : tensor<2xf32> }"
+    )
+    made = discover().target(target)
+    with pytest.raises(UsageError, match="option of"):
+        made.compile(module, CompileOptions(extra={"precison": "bf16"}))
+    with pytest.raises(UsageError, match=r"must be one of|none of"):
+        made.compile(module, CompileOptions(extra={SETTING[target]: "int8"}))
+    (got,) = made.compile(module, CompileOptions()).run(np.ones(2, np.float32))
+    np.testing.assert_array_equal(got, [1, 1])
