@@ -56,6 +56,20 @@ def openvino(chip: Chip) -> Target:
     return OpenVinoTarget()
 
 
+def auto(chip: Chip) -> Target:
+    """`cpu:auto`, keeping its choices under `home`. Twins take no part: they are no compilers."""
+    from functools import partial
+
+    from anychip.compilers.auto import AutoTarget
+
+    makers = {
+        how: partial(make, chip)
+        for how, make in chip.targets.items()
+        if how not in ("auto", "twin")
+    }
+    return AutoTarget(makers, read("home") / "auto")
+
+
 def _need(package: str, extra: str, purpose: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise missing_extra(package, extra, purpose)

@@ -1,0 +1,138 @@
+"""Programs that do the same, side by side: are their numbers near enough, and which is fastest."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from anychip.core import AnychipError, CompileError
+
+_BURST = 3
+"""Runs in a row, of which the first is not counted: it meets another program's caches and its
+threads, which spin on for a while."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    name: str
+    run: Callable[..., Sequence[Any]]
+
+
+@dataclass
+class Row:
+    """What happened to one entrant."""
+
+    error: float | None = None
+    failure: str = ""
+    samples_s: list[float] = field(default_factory=list[float])
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.samples_s)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    rows: Mapping[str, Row]
+    fastest: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            name: {
+                "max_error": row.error,
+                "failure": row.failure or None,
+                "median_s": row.median_s if row.samples_s else None,
+                "samples_s": row.samples_s,
+            }
+            for name, row in self.rows.items()
+        }
+
+
+def contest(
+    entrants: Sequence[Entrant],
+    inputs: Sequence[Any],
+    *,
+    reference: str = "",
+    tolerance: float = 1e-3,
+    seconds: float = 3.0,
+    rounds: int = 15,
+) -> Outcome:
+    """Check each against the reference's results, then time those that agree in turns.
+
+    Without a reference (or when it fails) the first that runs takes its place. Rounds go on for
+    `seconds`, at least 3 and at most `rounds`; each begins with another entrant. Raises
+    CompileError when none gives the reference's numbers.
+    """
+    held = [np.array(i) for i in inputs]
+    rows = {e.name: Row() for e in entrants}
+    results: dict[str, list[np.ndarray]] = {}
+    for one in entrants:
+        try:
+            results[one.name] = _results(one, held)
+        except AnychipError as error:
+            rows[one.name].failure = str(error).splitlines()[0]
+    if not results:
+        raise CompileError("; ".join(f"{name}: {row.failure}" for name, row in rows.items()))
+    want = results.get(reference) or next(iter(results.values()))
+    racing: list[Entrant] = []
+    for one in entrants:
+        if one.name not in results:
+            continue
+        error = rows[one.name].error = distance(results[one.name], want)
+        if error <= tolerance:
+            racing.append(one)
+        else:
+            rows[one.name].failure = f"differs by {error:.2g}, more than {tolerance:g}"
+    results.clear()
+    start = time.perf_counter()
+    for turn in range(rounds):
+        for one in racing[turn % len(racing) :] + racing[: turn % len(racing)]:
+            rows[one.name].samples_s += _burst(one, held)
+        if turn == 2:  # what is far behind need not be waited for
+            best = min(rows[e.name].median_s for e in racing)
+            racing = [e for e in racing if rows[e.name].median_s < 2 * best]
+        if turn >= 2 and time.perf_counter() - start > seconds:
+            break
+    return Outcome(rows, min(racing, key=lambda e: rows[e.name].median_s).name)
+
+
+def _results(one: Entrant, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [np.asarray(r) for r in one.run(*[np.array(i) for i in inputs])]
+
+
+def _burst(one: Entrant, inputs: Sequence[np.ndarray]) -> list[float]:
+    samples: list[float] = []
+    for _ in range(_BURST):
+        start = time.perf_counter()
+        for result in one.run(*inputs):
+            np.asarray(result)  # XLA returns before it is done
+        samples.append(time.perf_counter() - start)
+    return samples[1:]
+
+
+def distance(got: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> float:
+    """The largest difference of any result, relative to that result's largest value.
+
+    Infinite where shapes, NaNs or infinities differ; integers and booleans must be equal.
+    """
+    worst = 0.0 if len(got) == len(want) else float("inf")
+    for g, w in zip(got, want, strict=False):
+        if g.shape != w.shape:
+            return float("inf")
+        if w.dtype.kind in "biu":
+            worst = max(worst, 0.0 if (g == w).all() else float("inf"))
+            continue
+        a, b = g.astype(np.float64), w.astype(np.float64)
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        if same.all():
+            continue
+        finite = np.isfinite(b)
+        scale = float(np.abs(b[finite]).max()) if finite.any() else 0.0
+        gap = float(np.abs(a - b)[~same].max())
+        worst = max(worst, gap / scale if scale and np.isfinite(gap) else float("inf"))
+    return worst

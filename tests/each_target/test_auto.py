@@ -1,0 +1,97 @@
+"""cpu:auto: the fastest that is exact enough, with its evidence; wrong and slow ones lose."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from anychip.compilers.auto import AutoTarget
+from anychip.compilers.contest import Entrant, contest, distance
+from anychip.core import CompileError, CompileOptions, Module, SetupError, UsageError, discover
+
+TEXT = """func.func @main(%x: tensor<64x64xf32>) -> tensor<64x64xf32> {
+  %0 = stablehlo.dot_general %x, %x, contracting_dims = [1] x [0]
+    : (tensor<64x64xf32>, tensor<64x64xf32>) -> tensor<64x64xf32>
+  return %0 : tensor<64x64xf32>
+}"""
+
+
+def slowly(x):
+    time.sleep(0.02)
+    return [x + x]
+
+
+def test_a_fast_wrong_program_loses_to_a_slow_right_one():
+    entrants = [
+        Entrant("xla", slowly),
+        Entrant("wrong", lambda x: [x * 2.1]),
+        Entrant("right", lambda x: [2 * x]),
+    ]
+    outcome = contest(entrants, [np.ones(4, np.float32)], reference="xla", seconds=0.1)
+    assert outcome.fastest == "right"
+    assert "differs by 0.05" in outcome.rows["wrong"].failure
+    assert outcome.rows["wrong"].samples_s == []
+    loose = contest(entrants[:2], [np.ones(4, np.float32)], reference="xla", tolerance=0.1)
+    assert loose.fastest == "wrong"
+
+
+def test_distance_sees_shapes_nans_and_integers():
+    one = np.ones(3)
+    assert distance([one], [one]) == 0
+    assert distance([one * 1.5], [one]) == 0.5
+    assert distance([one], [one[:2]]) == np.inf
+    assert distance([np.array([np.nan])], [np.array([1.0])]) == np.inf
+    assert distance([np.array([np.nan])], [np.array([np.nan])]) == 0
+    assert distance([np.array([1])], [np.array([2])]) == np.inf
+
+
+def makers():
+    def absent():
+        raise SetupError("not here")
+
+    registry = discover()
+    return {"xla": lambda: registry.target("cpu:xla"), "absent": absent}
+
+
+def test_the_choice_and_its_evidence_are_kept(tmp_path):
+    target = AutoTarget(makers(), tmp_path)
+    module = Module.from_mlir(TEXT)
+    options = CompileOptions(extra={"seconds": "0.1"})
+    executable = target.compile(module, options)
+    assert json.loads(executable.artifacts["evidence"])["chosen"] is None
+    x = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    (got,) = executable.run(x)
+    np.testing.assert_allclose(np.asarray(got), x @ x, rtol=1e-3, atol=1e-3)
+    evidence = json.loads(executable.artifacts["evidence"])
+    assert evidence["chosen"] == "xla"
+    assert evidence["not_compiled"] == {"absent": "not here"}
+    assert len(evidence["entrants"]["xla"]["samples_s"]) >= 6
+    again = target.compile(module, options)
+    assert json.loads(again.artifacts["evidence"]) == evidence
+    for file in tmp_path.iterdir():
+        file.write_text("{broken")
+    assert json.loads(target.compile(module, options).artifacts["evidence"])["chosen"] is None
+
+
+def test_what_cannot_be_is_said():
+    module = Module.from_mlir(TEXT)
+    with pytest.raises(UsageError, match="tolerance must be a number above 0"):
+        AutoTarget(makers()).compile(module, CompileOptions(extra={"tolerance": "much"}))
+    with pytest.raises(UsageError, match="Did you mean 'tolerance'"):
+        AutoTarget(makers()).compile(module, CompileOptions(extra={"tolerence": "1"}))
+    with pytest.raises(CompileError, match="absent: not here"):
+        AutoTarget({"absent": makers()["absent"]}).compile(module, CompileOptions())
+
+
+def test_a_torch_model_runs_through_auto(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from anychip.frontends.torch import optimize
+
+    monkeypatch.setenv("ANYCHIP_HOME", str(tmp_path))
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU()).eval()
+    fast = optimize(model, target="cpu:auto", options=CompileOptions(extra={"seconds": "0.1"}))
+    x = torch.randn(2, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+    assert [*(tmp_path / "auto").glob("*.json")]
