@@ -15,7 +15,7 @@ BUDGETS = {
     "frontends": 14000,
     "profile": 900,
     "passes": 1000,
-    "compilers": 9000,
+    "compilers": 10600,
     "twin": 6000,
     "chips": 900,
     "mapper": 2000,
