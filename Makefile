@@ -22,10 +22,11 @@ test: $(VENV)/.dev $(VENV)/.toolchains
 ops-table: $(VENV)/.dev
 	$(BIN)/python tools/ops_table.py
 
-# Hours of work on two cores: every model of zoo/*.toml against its own framework. Resumable.
+# Hours of work on two cores: every model of zoo/*.toml against its own framework. Goes on where it
+# was stopped.
 zoo: $(VENV)/.dev
 	$(PIP) --editable '.[zoo]'
-	$(BIN)/python tools/zoo.py
+	$(BIN)/anychip zoo --folder runs/zoo
 
 # Kernels of cpu:native on random shapes with guard pages, for SECONDS (default 600).
 fuzz-native: $(VENV)/.dev

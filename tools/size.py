@@ -22,6 +22,7 @@ BUDGETS = {
     "validate": 900,
     "llm": 2400,
     "testing": 1000,
+    "zoo": 450,
     "cli": 2600,
     ".": 400,
 }

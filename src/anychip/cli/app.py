@@ -21,9 +21,11 @@ from anychip.cli import (
     run,
     show,
     trace,
+    unsupported,
     validate,
+    zoo,
 )
-from anychip.core import AnychipError, CompileError
+from anychip.core import AnychipError, CompileError, UnsupportedError
 from anychip.core.config import check_environment
 
 app = typer.Typer(
@@ -47,6 +49,7 @@ for verb in (
     demo,
     cache,
     validate,
+    zoo,
 ):
     verb.register(app)
 
@@ -82,6 +85,9 @@ def main() -> None:
             print(
                 "\n".join(f"  | {line}" for line in error.log.splitlines()[-20:]), file=sys.stderr
             )
+        if isinstance(error, UnsupportedError) and error.report:
+            folder = unsupported.write(error, " ".join(sys.argv[1:3]))
+            print(f"anychip: all of it: {folder}/unsupported.md", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)  # the reader of our output has seen enough

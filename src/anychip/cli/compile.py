@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from anychip.cli import unsupported
 from anychip.cli.model import (
     BatchOption,
     ContextOption,
@@ -41,6 +42,7 @@ from anychip.core import (
     RunFolder,
     Target,
     TargetName,
+    UnsupportedError,
     UsageError,
     discover,
 )
@@ -82,7 +84,11 @@ def compile(
     asks_all = target == ["all"]
     names = _targets(target)
     options = CompileOptions(timeout_s=read("child_timeout"), extra=_extra(option, shards))
-    loaded = load_module(model, choice)
+    try:
+        loaded = load_module(model, choice)
+    except UnsupportedError as error:
+        unsupported.refuse(error, model, names, format)
+        raise typer.Exit(1) from None
     module = loaded.module
     if asks_all and module.signature.symbols:
         raise UsageError(

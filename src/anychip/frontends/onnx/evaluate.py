@@ -25,7 +25,7 @@ from anychip.frontends.onnx.fold import (
     symbols_of,
 )
 from anychip.frontends.onnx.graph import Graph, Node
-from anychip.frontends.onnx.report import Failure, raise_failures
+from anychip.frontends.onnx.report import Failure, raise_failures, sources_of
 from anychip.frontends.onnx.table import EXPLAINED, TABLE, Call, Entry
 
 _KNOWN_WEIGHT_BYTES = 1 << 26
@@ -161,7 +161,9 @@ class Evaluation:
 
         values = [self._lookup(n, f"node {node.label}") if n else None for n in node.inputs]
         outputs: Sequence[Any] = [_Failed()] * len(node.outputs)
-        if not any(isinstance(v, _Failed) for v in values):
+        if any(isinstance(v, _Failed) for v in values):
+            self._failures += self._would_need(node, values)
+        else:
             origin = node.origin(self.path)
             self.sources.append(origin.source)
             label = origin_scope(origin.layer, len(self.sources) - 1)
@@ -199,6 +201,18 @@ class Evaluation:
                     field=f"node {node.label} ({node.kind})",
                 ) from error
         self._bind(node, outputs)
+
+    def _would_need(self, node: Node, values: Sequence[Any]) -> list[Failure]:
+        """What a node behind one that failed could not do either: know what is computed."""
+        entry = TABLE.get((node.domain, node.op))
+        positions = entry.known_positions(node) if entry else ()
+        return [
+            Failure(node, needs=node.inputs[i])
+            for i in positions
+            if i < len(values)
+            and isinstance(values[i], _Failed)
+            and sources_of(self.graph, node.inputs[i])
+        ][:1]
 
     def _bind(self, node: Node, outputs: Sequence[Any]) -> None:
         scope = self._scope.maps[0]

@@ -27,6 +27,7 @@ class Node:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     domain: str = ""
     version: int = 1
+    source: str = ""  # the line of the program it was exported from, when the exporter noted it
 
     @property
     def kind(self) -> str:
@@ -39,9 +40,10 @@ class Node:
         return self.name or next((o for o in self.outputs if o), self.op)
 
     def origin(self, path: str) -> Origin:
-        """The node as a layer, and as a place in its file: `model.onnx:name(Op)`."""
+        """The node as a layer, and its line, or its place in its file: `model.onnx:name(Op)`."""
         file = path.rsplit("/", 1)[-1]
-        return Origin(self.label.strip("/") or self.op, f"{file}:{self.label}({self.op})")
+        source = self.source or f"{file}:{self.label}({self.op})"
+        return Origin(self.label.strip("/") or self.op, source)
 
     @property
     def subgraphs(self) -> tuple[Graph, ...]:

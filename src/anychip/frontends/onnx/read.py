@@ -7,6 +7,7 @@ back as Weights that read the file's memory map.
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -302,6 +303,7 @@ class _Converter:
             attributes={_text(a.name): self.attribute(a, name or op) for a in raw.attribute},
             domain=domain,
             version=self.version(op, domain),
+            source=_source(raw),
         )
 
     def version(self, op: str, domain: str) -> int:
@@ -393,3 +395,16 @@ def _dim(proto: Any) -> int | str | None:
     if which == "dim_value":
         return proto.dim_value if proto.dim_value >= 0 else None
     return _text(proto.dim_param).strip("?") or None
+
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+def _source(raw: Any) -> str:
+    """The user's line that torch's exporter noted at the node."""
+    for pair in raw.metadata_props:
+        if _text(pair.key) == "pkg.torch.onnx.stack_trace":
+            frames = _FRAME.findall(_text(pair.value))
+            own = [f"{f}:{n}" for f, n in frames if "/site-packages/" not in f]
+            return own[-1] if own else ""
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,12 +65,16 @@ def _why(graph: Graph, failure: Failure) -> str:
         return why
     if (node.domain, node.op) in EXPLAINED:
         return EXPLAINED[node.domain, node.op]
+    near = difflib.get_close_matches(node.op, [op for _, op in TABLE], n=1, cutoff=0.75)
+    hint = f"; the nearest that has one is {near[0]}" if near else ""
     if node.domain:
         return (
-            f"no rule for this op of domain {node.domain}; "
+            f"no rule for this op of domain {node.domain}{hint}; "
             "export the model with standard ops or with its function body included"
         )
-    return "no rule for this op; rewrite it with other ops, or run this part outside the model"
+    return (
+        f"no rule for this op{hint}; rewrite it with other ops, or run this part outside the model"
+    )
 
 
 def _needs_known(graph: Graph, name: str) -> str:

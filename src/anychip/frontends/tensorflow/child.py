@@ -1,6 +1,6 @@
 """Runs in a child process: one SavedModel or Keras file → StableHLO, weights and names in a folder.
 
-Imports TensorFlow and nothing of anychip, since TensorFlow may abort the process. The parent reads
+Imports TensorFlow and no other framework, since TensorFlow may abort the process. The parent reads
 `result.json`: either {"error": …, "kind": …} or the fields that `export` returns.
 """
 
@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from anychip.frontends.tensorflow.missing import missing, sized_by_data
+
 
 def main(job_path: str) -> None:
     """Do the job described in this JSON file and leave `result.json` beside it."""
@@ -19,17 +21,20 @@ def main(job_path: str) -> None:
     try:
         result = export(job, out)
     except Refused as error:
-        result = {"error": str(error), "kind": error.kind}
+        result = {"error": str(error), "kind": error.kind, "missing": error.missing}
     except Exception as error:  # TensorFlow raises anything; the parent turns it into our error
         result = {"error": f"{type(error).__name__}: {error}", "kind": "tensorflow"}
     (out / "result.json").write_text(json.dumps(result))
 
 
 class Refused(Exception):
-    """The user's input is at fault. `kind` is "usage" or "unsupported"."""
+    """The user's input is at fault. `kind` is "usage" or "unsupported"; `missing` are the ops that
+    XLA does not have."""
 
-    def __init__(self, message: str, kind: str = "usage"):
-        self.kind = kind
+    def __init__(
+        self, message: str, kind: str = "usage", missing: list[dict[str, Any]] | None = None
+    ):
+        self.kind, self.missing = kind, missing or []
         super().__init__(message)
 
 
@@ -41,7 +46,7 @@ def export(job: dict[str, Any], out: Path) -> dict[str, Any]:
     function, specs, structure = _entry(job, tf)
     compiled = tf.function(function, jit_compile=True, autograph=False)
     concrete = compiled.get_concrete_function(*specs)
-    stablehlo = compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo_serialized")
+    stablehlo = _lowered(compiled, concrete, specs, Path(job["path"]))
     (out / "module.mlirbc").write_bytes(stablehlo)
     captured = [_captured(c, concrete.graph.variables, tf) for c in concrete.captured_inputs]
     (out / "weights").mkdir(exist_ok=True)
@@ -53,7 +58,16 @@ def export(job: dict[str, Any], out: Path) -> dict[str, Any]:
         "outputs": _output_names(outputs, tf),
         "captured": [{"name": name, "variable": variable} for name, variable, _ in captured],
         "signature": structure,
+        "sized_by_data": sized_by_data(concrete, Path(job["path"])),
     }
+
+
+def _lowered(compiled: Any, concrete: Any, specs: list[Any], path: Path) -> bytes:
+    try:
+        return compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo_serialized")
+    except Exception as error:  # a message of another kind says more than a list of ops
+        rows = missing(concrete, path) if "unsupported operations" in str(error) else []
+        raise Refused(f"{type(error).__name__}: {error}", "unsupported", rows) from error
 
 
 def _entry(job: dict[str, Any], tf: Any) -> tuple[Any, list[Any], str]:

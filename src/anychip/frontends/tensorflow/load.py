@@ -19,6 +19,8 @@ from anychip.core import (
     Argument,
     InputError,
     Module,
+    OpCoverage,
+    Origin,
     Result,
     Signature,
     UnsupportedError,
@@ -103,7 +105,8 @@ def _on_disk(
     holder.flat = flat
     holder.kept = list(flat.get_concrete_function().graph.variables)  # or saving refuses them
     target = work / (getattr(model, "name", "") or type(model).__name__)
-    tf.saved_model.save(holder, str(target), signatures=flat)
+    options = tf.saved_model.SaveOptions(save_debug_info=True)  # lines for the list of what fails
+    tf.saved_model.save(holder, str(target), signatures=flat, options=options)
     return target, names
 
 
@@ -155,9 +158,11 @@ def _shapes(example_inputs: Any, shapes: Shapes | None) -> dict[str, list[int]]:
     return {f"#{i}": list(np.shape(a)) for i, a in enumerate(example_inputs)}
 
 
-def _error(result: Mapping[str, str], path: Path) -> Exception:
+def _error(result: Mapping[str, Any], path: Path) -> Exception:
     if result["kind"] == "usage":
         return UsageError(f"{path}: {result['error']}")
+    if rows := result.get("missing"):
+        return _listed(path, rows)
     return UnsupportedError(
         f"TensorFlow's XLA bridge cannot compile {path}: {result['error']}\n"
         "Ops on text, files, or with data-dependent sizes must stay outside the exported function."
@@ -168,7 +173,7 @@ def _module(result: Mapping[str, Any], work: Path, name: str) -> Module:
     parsed = ir.parse((work / "module.mlirbc").read_bytes(), foreign=["mhlo.copy"])
     with parsed.context:
         _strip_copies(parsed)
-        _reject_bounded(parsed)
+        _reject_bounded(parsed, Path(name), result["sized_by_data"])
         aliases = _aliases(parsed)
         attributes = parsed.operation.attributes
         for key in [key for key in attributes if key.startswith("mhlo.")]:
@@ -227,14 +232,35 @@ def _strip_copies(parsed: Any) -> None:
             operation.erase()
 
 
-def _reject_bounded(parsed: Any) -> None:
-    for operation in _walk(parsed.operation):
-        if any("#stablehlo.bounds" in str(value.type) for value in operation.results):
-            raise UnsupportedError(
-                f"the size of {operation.name} at {operation.location} depends on the data "
-                "(tf.where, tf.boolean_mask, tf.unique). XLA would pad it in silence. "
-                "Use a form with a fixed size, or do this step outside the model."
-            )
+def _reject_bounded(parsed: Any, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """XLA would pad a result whose size depends on the data, in silence."""
+    bounded = [
+        operation.name
+        for operation in _walk(parsed.operation)
+        if any("#stablehlo.bounds" in str(value.type) for value in operation.results)
+    ]
+    if bounded:
+        why = "its size depends on the data; use a form with a fixed size"
+        other = {"op": bounded[0], "count": len(bounded), "layer": "", "source": "", "why": why}
+        raise _listed(path, rows or [other])
+
+
+def _listed(path: Path, rows: Sequence[Mapping[str, Any]]) -> UnsupportedError:
+    report = [
+        OpCoverage(
+            op=row["op"],
+            fate="unsupported",
+            count=row["count"],
+            origin=Origin(row["layer"], row["source"]),
+            why=row["why"],
+        )
+        for row in rows
+    ]
+    lines = [f"  {r.op} × {r.count} at {r.origin}: {r.why}" for r in report]
+    return UnsupportedError(
+        f"{path}: {len(rows)} thing(s) cannot be compiled by XLA:\n" + "\n".join(lines),
+        report=report,
+    )
 
 
 def _aliases(parsed: Any) -> dict[int, int]:

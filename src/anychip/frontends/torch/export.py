@@ -21,11 +21,16 @@ from torch.export.graph_signature import InputKind
 from anychip.core.errors import InputError, UnsupportedError
 from anychip.core.origin import Origin
 from anychip.core.target import OpCoverage
+from anychip.frontends.torch import archive
 from anychip.frontends.torch.table import table
+from anychip.frontends.torch.unsupported import unsupported
 
 
 def read(path: Path) -> ExportedProgram:
-    """A program written by torch.export.save. Raises InputError when it is none."""
+    """A program written by torch.export.save. Raises InputError when it is none, UnsupportedError
+    when it calls custom ops that nobody registered in this process."""
+    if rows := archive.missing(path):
+        raise unsupported(rows)
     try:
         return torch.export.load(path)
     except Exception as error:  # torch raises RuntimeError, KeyError, … for damaged archives

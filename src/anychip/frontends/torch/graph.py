@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -202,10 +202,15 @@ def is_known_function(target: Callable[..., Any]) -> bool:
 def origin_of(node: fx.Node) -> Origin:
     """The user's layer (`blocks.0.attn`) and the innermost line outside torch."""
     stack = node.meta.get("nn_module_stack") or {}
+    return origin_from([path for path, _kind in stack.values()], node.meta.get("stack_trace") or "")
+
+
+def origin_from(paths: Iterable[str], stack_trace: str) -> Origin:
+    """The same from a node's stack of modules, outermost first, and its stack trace."""
     layer = ""
-    for path, _kind in stack.values():
+    for path in paths:
         layer = _clean(path) or layer
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    frames = _FRAME.findall(stack_trace)
     own = [f"{f}:{n}" for f, n in frames if not f.startswith((_TORCH, "<eval_with_key>"))]
     return Origin(layer, own[-1] if own else "")
 

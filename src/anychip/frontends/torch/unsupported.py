@@ -45,7 +45,7 @@ def missing(graph: fx.GraphModule, rules: Mapping[str, Rule], seed: int | None) 
         if not isinstance(part, fx.GraphModule):
             continue
         for node in part.graph.nodes:
-            if node.op == "call_function" and (why := _why_not(node.target, rules, seed)):
+            if node.op == "call_function" and (why := why_not(node.target, rules, seed)):
                 name = overload_name(node.target) or getattr(node.target, "__name__", "?")
                 rows.append(
                     OpCoverage(op=name, fate="unsupported", origin=origin_of(node), why=why)
@@ -53,7 +53,7 @@ def missing(graph: fx.GraphModule, rules: Mapping[str, Rule], seed: int | None) 
     return rows
 
 
-def _why_not(target: object, rules: Mapping[str, Rule], seed: int | None) -> str:
+def why_not(target: object, rules: Mapping[str, Rule], seed: int | None) -> str:
     name = overload_name(target)
     if name is None:
         known = callable(target) and is_known_function(target)

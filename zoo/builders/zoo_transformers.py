@@ -8,7 +8,9 @@ from typing import Any
 import torch
 import zoo_tiny
 import zoo_weights
-from zoo_build import Built, Entry
+from zoo_build import Built
+
+from anychip.zoo import Entry
 
 
 def build(entry: Entry) -> Built:
@@ -16,15 +18,15 @@ def build(entry: Entry) -> Built:
     `follow_example` is for models that branch on data."""
     model = make(entry)
     random = torch.Generator().manual_seed(1)
-    inputs = inputs_of(model, dict(entry.get("inputs", {})), random)
-    if "image_tokens" in entry:
-        _place_image(inputs, model.config, entry["image_tokens"])
+    inputs = inputs_of(model, dict(entry.values.get("inputs", {})), random)
+    if "image_tokens" in entry.values:
+        _place_image(inputs, model.config, entry.values["image_tokens"])
     return Built(
         model,
         (inputs,),
-        strict=entry.get("strict"),
-        seed=entry.get("seed"),
-        follow_example=entry.get("follow_example", False),
+        strict=entry.values.get("strict"),
+        seed=entry.values.get("seed"),
+        follow_example=entry.values.get("follow_example", False),
     )
 
 
@@ -33,14 +35,16 @@ def make(entry: Entry) -> torch.nn.Module:
     from transformers.models.auto import modeling_auto as auto
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    kind = entry.get("type", entry["name"])
-    config = zoo_tiny.tiny(CONFIG_MAPPING[kind], dict(entry.get("config", {})))
+    kind = entry.values.get("type", entry.name)
+    config = zoo_tiny.tiny(CONFIG_MAPPING[kind], dict(entry.values.get("config", {})))
     default = "AutoModel"
     if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder:
         default = "AutoModelForCausalLM"
-    family = getattr(transformers, entry.get("auto", default))
+    family = getattr(transformers, entry.values.get("auto", default))
     torch.manual_seed(0)
-    options = {"attn_implementation": entry["attention"]} if "attention" in entry else {}
+    options = (
+        {"attn_implementation": entry.values["attention"]} if "attention" in entry.values else {}
+    )
     if hasattr(family, "from_config"):
         model = family.from_config(config, **options)
     else:
@@ -141,4 +145,4 @@ def build_decode(entry: Entry) -> Built:
         {"input_ids": tokens[None, i : i + 1], "cache_position": torch.tensor([i])}
         for i in range(8)
     )
-    return Built(wrapped.eval(), steps, strict=entry.get("strict"))
+    return Built(wrapped.eval(), steps, strict=entry.values.get("strict"))

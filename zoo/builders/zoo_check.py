@@ -9,11 +9,12 @@ import torch
 from torch.utils._pytree import tree_flatten
 from zoo_build import Built
 
-from anychip.core import CompileOptions, Executable
+from anychip.core import CompileOptions, Executable, discover
 from anychip.frontends.torch import caches, export
 from anychip.frontends.torch.optimize import Program
 from anychip.frontends.torch.program import Lowered, lower_program
 from anychip.frontends.torch.tensors import to_numpy
+from anychip.zoo import relative_error
 
 
 def reference(built: Built) -> list[list[np.ndarray]]:
@@ -60,10 +61,7 @@ def lower(program: Any, built: Built) -> Lowered:
 
 
 def compile_for(target: str, lowered: Lowered) -> Executable:
-    from anychip.compilers.xla import XlaTarget
-
-    assert target == "cpu:xla"
-    return XlaTarget().compile(lowered.module, CompileOptions(timeout_s=600))
+    return discover().target(target).compile(lowered.module, CompileOptions(timeout_s=600))
 
 
 def compare(
@@ -77,8 +75,7 @@ def compare(
     with torch.no_grad():
         for step, wanted in zip(built.steps, expected, strict=True):
             got = _tensors(program(tree_flatten(((), _copied(step)))[0]))
-            assert len(got) == len(wanted), f"{len(got)} outputs, torch has {len(wanted)}"
-            worst = max(worst, *(_error(to_numpy(g), w) for g, w in zip(got, wanted, strict=True)))
+            worst = max(worst, relative_error([to_numpy(g) for g in got], wanted))
     return worst
 
 
@@ -94,27 +91,8 @@ def compare_dynamo(built: Built, target: str) -> float:
     with torch.no_grad():
         for inputs in (step, wider):
             wanted, got = (
-                _tensors(built.model(**_copied(inputs))),
-                _tensors(fast(**_copied(inputs))),
+                [to_numpy(t) for t in _tensors(model(**_copied(inputs)))]
+                for model in (built.model, fast)
             )
-            assert len(got) == len(wanted), f"{len(got)} outputs, torch has {len(wanted)}"
-            pairs = zip(got, wanted, strict=True)
-            worst = max(worst, *(_error(to_numpy(g), to_numpy(w)) for g, w in pairs))
+            worst = max(worst, relative_error(got, wanted))
     return worst
-
-
-def _error(got: np.ndarray, wanted: np.ndarray) -> float:
-    assert got.shape == wanted.shape, f"shape {got.shape}, torch has {wanted.shape}"
-    if wanted.dtype.kind in "biu":
-        return float((got != wanted).mean()) if wanted.size else 0.0
-    wide = np.complex128 if wanted.dtype.kind == "c" else np.float64
-    a, b = got.astype(wide), wanted.astype(wide)
-    finite = np.isfinite(b)
-    if not np.array_equal(np.isfinite(a), finite) or not np.array_equal(
-        np.nan_to_num(a[~finite]), np.nan_to_num(b[~finite])
-    ):
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    largest = float(np.abs(b[finite]).max())
-    return float(np.abs(a[finite] - b[finite]).max()) / (largest or 1.0)

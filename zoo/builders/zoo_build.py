@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import zoo_preload  # noqa: F401  # before timm and transformers: they import torchvision
 import zoo_weights
 
-Entry = Mapping[str, Any]
+from anychip.zoo import Entry
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Built:
 
 def build(entry: Entry) -> Built:
     """The model an entry of zoo/*.toml names."""
-    source = entry["of"] if entry["source"] == "compile" else entry["source"]
+    source = entry.values["of"] if entry.list == "compile" else entry.list
     builders = {"timm": _timm, "transformers": _transformers, "decode": _decode}
     return builders[source](entry)
 
@@ -34,10 +34,10 @@ def build(entry: Entry) -> Built:
 def _timm(entry: Entry) -> Built:
     import timm
 
-    options = dict(entry.get("options", {}))
-    size = entry["size"]
+    options = dict(entry.values.get("options", {}))
+    size = entry.values["size"]
     torch.manual_seed(0)
-    model = timm.create_model(entry["name"], pretrained=False, **options).eval()
+    model = timm.create_model(entry.name, pretrained=False, **options).eval()
     zoo_weights.fill(model)
     (parameter, *_) = inspect.signature(model.forward).parameters
     zoo_weights.settle(model, {parameter: torch.randn(4, 3, size, size)})
