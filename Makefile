@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export JAX_PLATFORMS := cpu
 
-.PHONY: run test ops-table zoo fuzz-native size clean
+.PHONY: run test ops-table zoo fuzz-native size clean fuzz
 
 run: $(VENV)/.run
 	$(BIN)/anychip demo
@@ -31,6 +31,10 @@ zoo: $(VENV)/.dev
 # Kernels of cpu:native on random shapes with guard pages, for SECONDS (default 600).
 fuzz-native: $(VENV)/.dev
 	$(BIN)/python tests/pure/test_native_fuzz.py $(or $(SECONDS),600)
+
+# 10,000 damaged model files, read in children with limits: an hour on two cores.
+fuzz: $(VENV)/.dev
+	$(BIN)/python tools/fuzz.py --count 10000 --json runs/fuzz.json
 
 size:
 	$(PYTHON) tools/size.py

@@ -23,7 +23,7 @@ BUDGETS = {
     "llm": 2400,
     "testing": 1000,
     "zoo": 450,
-    "cli": 2600,
+    "cli": 3000,
     ".": 400,
 }
 NOISE = {

@@ -43,10 +43,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'anychip' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "torch":
+        return import_module("anychip.torch")
+    if name not in _HOME:
+        raise AttributeError(f"module 'anychip' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 

@@ -90,6 +90,7 @@ def test_every_way_to_fail_is_a_row_and_a_second_run_goes_on(tmp_path):
     assert "passes, although its list says: it never worked" in found["stale"]["error"]
     assert document["summary"][0] == {
         "list": "planted",
+        "listed": 10,
         "models": 10,
         "passed": 1,
         "explained": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -84,7 +85,8 @@ def zoo(
             progress.update(task, advance=1, description=row.model)
     shown = [done[e.key] for e in everything if e.key in done]
     command = shlex.join(["anychip", *sys.argv[1:]])
-    made = library.document(shown, f"{_now():%Y-%m-%d}") | {"run": str(run.path)}
+    listed = Counter(e.list for e in everything)
+    made = library.document(shown, f"{_now():%Y-%m-%d}", listed) | {"run": str(run.path)}
     run.write("zoo.json", made)
     run.write("zoo.md", library.markdown(made, command))
     run.write("summary.md", library.markdown(made, command, with_models=False))
@@ -149,7 +151,7 @@ def _show(made: dict[str, Any], path: Path) -> None:
     rows = [
         (
             row["list"],
-            str(row["models"]),
+            f"{row['models']} of {row['listed']}",
             str(row["passed"]),
             f"{row['passed'] / row['models']:.1%}",
             str(row["explained"]),

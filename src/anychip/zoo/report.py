@@ -31,8 +31,9 @@ def stored(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def document(results: Sequence[Result], day: str) -> dict[str, Any]:
-    """What `zoo.json` holds; `results` is the part others may rely on."""
+def document(results: Sequence[Result], day: str, listed: Mapping[str, int]) -> dict[str, Any]:
+    """What `zoo.json` holds; `results` is the part others may rely on. `listed`: models a list
+    has, whether they have run yet or not."""
     lists: dict[str, list[Result]] = {}
     for result in results:
         lists.setdefault(result["model"].split("/")[0], []).append(result)
@@ -43,6 +44,7 @@ def document(results: Sequence[Result], day: str) -> dict[str, Any]:
         "summary": [
             {
                 "list": name,
+                "listed": listed[name],
                 "models": len(rows),
                 "passed": sum(r["error"] is None for r in rows),
                 "explained": sum(bool(r["error"] and r["limit"]) for r in rows),
@@ -80,13 +82,14 @@ def markdown(made: Mapping[str, Any], command: str, *, with_models: bool = True)
         "framework (largest max |Δ| / max |reference| below 1e-3 in f32, or the list's own bound).",
         f"Reproduce with `{command}`.",
         "",
-        "| list | models | pass | rate | largest error of those that pass |",
-        "|---|---|---|---|---|",
+        "| list | listed | run | pass | rate | largest error of those that pass |",
+        "|---|---|---|---|---|---|",
     ]
     for row in made["summary"]:
         rate = f"{row['passed'] / row['models']:.1%}"
         worst = "–" if row["max_rel_err"] is None else f"{row['max_rel_err']:.1e}"
-        lines.append(f"| {row['list']} | {row['models']} | {row['passed']} | {rate} | {worst} |")
+        counts = f"{row['listed']} | {row['models']} | {row['passed']}"
+        lines.append(f"| {row['list']} | {counts} | {rate} | {worst} |")
     failed = [r for r in made["results"] if r["error"] is not None]
     lines += ["", "## What does not pass", ""]
     if failed:
