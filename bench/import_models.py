@@ -32,11 +32,11 @@ torch.manual_seed(0)
 model = ResNetModel(ResNetConfig()).eval()
 x = torch.randn(1, 3, 224, 224)
 import anychip.frontends.torch.program, anychip.frontends.torch.export
-begin = time.perf_counter()
+begin, busy = time.perf_counter(), time.process_time()
 module = anychip.load(model, x)
-took = time.perf_counter() - begin
+took, busy = time.perf_counter() - begin, time.process_time() - busy
 parameters = sum(p.numel() for p in model.parameters())
-print(json.dumps({"seconds": took, "parameters": parameters}))
+print(json.dumps({"seconds": took, "cpu_seconds": busy, "parameters": parameters}))
 """
 
 LLAMA = """
@@ -93,6 +93,7 @@ def main() -> int:
             "value": statistics.median(seconds),
             "low": seconds[0],
             "high": seconds[-1],
+            "cpu_s": statistics.median(r["cpu_seconds"] for r in rounds),
             "samples": len(seconds),
             "parameters": rounds[0]["parameters"],
         }
