@@ -7,7 +7,9 @@ import pytest
 from anychip.cli.scatter import scatter_page
 from anychip.core import InputError, discover
 from anychip.frontends.llm import PRECISIONS, catalogue
+from anychip.twin.machine import OVERLAP
 from anychip.validate import SHIPPED, Predictor, Published, read, validate
+from anychip.validate.ops import op_seconds
 
 HEAD = "id,model,precision,chip,chips,batch,prompt_len,gen_len,metric,value,unit\n"
 POINT = (
@@ -121,6 +123,18 @@ def test_speculative_rows_are_not_compared(predictor):
     )
     ((_, why),) = validate([row], predictor).not_expressible
     assert "speculative" in why
+
+
+def test_a_turned_fact_changes_an_op_and_nothing_is_lowered_twice():
+    (row,) = (one for one in read(SHIPPED[0]) if one.id == "VD-h100-tp1-n256-up")
+    tables = {}
+    chip, plain = op_seconds(row, tables=tables)
+    kept = dict(tables)
+    _, hidden = op_seconds(row, turn=lambda _: {OVERLAP: 1.0}, tables=tables)
+    assert chip == "h100"
+    assert hidden < plain
+    assert [tables[key] is kept[key] for key in tables] == [True]
+    assert op_seconds(row) == (chip, plain)
 
 
 @pytest.mark.parametrize(

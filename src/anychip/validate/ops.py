@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 
-from anychip.core import Module, Registry, UsageError, discover
-from anychip.twin import Table, lower, machine, step_cost
+from anychip.core import ChipSpec, Module, Registry, UsageError, discover
+from anychip.twin import Machine, Table, lower, machine, step_cost
 from anychip.twin.collective import all_reduce_s
 from anychip.validate.names import CHIPS, LINKS, Build, lookup
 from anychip.validate.rows import Published
@@ -14,15 +15,33 @@ PROJECTIONS = {"up": (8192, 2 * 28672), "down": (28672, 8192)}
 """Llama-2-70B's feed-forward matmuls, (contracted, result); gate and up are one."""
 
 
-def op_seconds(row: Published, registry: Registry | None = None) -> tuple[str, float]:
-    """(chip, seconds). Raises UsageError for an op or chip that is not known."""
+Turn = Callable[[ChipSpec], Mapping[str, float]]
+"""Other values for some of a chip's facts, by their keys (twin.facts_of)."""
+
+
+def op_seconds(
+    row: Published,
+    registry: Registry | None = None,
+    turn: Turn | None = None,
+    tables: dict[tuple[int, int, int], Table] | None = None,
+) -> tuple[str, float]:
+    """(chip, seconds). Raises UsageError for an op or chip that is not known.
+
+    `tables` keeps what was lowered, for callers that ask often.
+    """
     registry = registry or discover()
+    tables = {} if tables is None else tables
+
+    def turned(chip: str) -> Machine:
+        spec = registry.chip(chip).spec
+        return machine(spec, turned=turn(spec) if turn else None)
+
     if row.model == "op: all_reduce":
         chip = lookup(LINKS, row.chip)
         size = re.search(r"(\d+) B\b", row.notes)
         if not isinstance(chip, str) or not size:
             raise UsageError(f"all-reduce on {row.chip!r} of {row.notes!r} is not known")
-        link = machine(registry.chip(chip).spec).link
+        link = turned(chip).link
         assert link is not None
         return chip, all_reduce_s(float(size[1]), int(float(row.chips)), link)
     build = lookup(CHIPS, row.chip)
@@ -30,10 +49,11 @@ def op_seconds(row: Published, registry: Registry | None = None) -> tuple[str, f
     sizes = _sizes(row)
     if not isinstance(build, Build) or build.changes or sizes is None or not rows:
         raise UsageError(f"{row.model!r} on {row.chip!r} is not known")
-    one = machine(registry.chip(build.chip).spec)
-    table = Table.of(lower(_matmul(rows, *sizes)))
-    cost = step_cost(table, one)
-    return build.chip, float(cost.kernel_s @ table.counts)
+    key = (rows, *sizes)
+    if key not in tables:
+        tables[key] = Table.of(lower(_matmul(*key)))
+    cost = step_cost(tables[key], turned(build.chip))
+    return build.chip, float(cost.kernel_s @ tables[key].counts)
 
 
 def _sizes(row: Published) -> tuple[int, int] | None:
