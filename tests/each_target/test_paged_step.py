@@ -40,9 +40,9 @@ def blank(module):
     }
 
 
-def unpaged(model, target, precision, tokens, count):
+def unpaged(model, target, precision, tokens, count, context=CONTEXT):
     """Logits f32[count, vocabulary] after each of the last `count` tokens."""
-    module = model.decode(1, CONTEXT, precision).with_weights(model.bind(precision))
+    module = model.decode(1, context, precision).with_weights(model.bind(precision))
     executable, state, out = target.compile(module, CompileOptions()), blank(module), []
     for at, token in enumerate(tokens):
         logits, state = run(
@@ -105,3 +105,16 @@ def test_native_kernels_over_pages_equal_xla(kind, threads, tiny):
     for row, tokens in zip(got, sequences, strict=True):
         (want,) = unpaged(model, XlaTarget("cpu:xla"), precision, tokens, 1)
         assert np.abs(row - want).max() <= 1e-4 * np.abs(want).max()
+
+
+def test_perplexity_is_its_definition(tiny):
+    """Over two pieces of a text: one odd for each token but the first."""
+    from anychip.llm.perplexity import perplexity
+
+    model, precision = tiny(context=128), PRECISIONS["f32"]
+    tokens = [int(t) for t in np.random.default_rng(3).integers(0, 97, 70)]
+    logits = unpaged(model, XlaTarget("cpu:xla"), precision, tokens[:-1], 69, context=128)
+    odds = np.exp(logits.astype(np.float64))
+    odds = (odds / odds.sum(axis=1, keepdims=True))[np.arange(69), tokens[1:]]
+    got = perplexity(model, XlaTarget("cpu:xla"), precision, tokens)
+    assert got == pytest.approx(float(np.exp(-np.log(odds).mean())), rel=1e-4)

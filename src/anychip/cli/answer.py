@@ -110,12 +110,37 @@ def answer_prompts(
         "simulated": simulates(chosen),
         "one_by_one": why,
         "kv_bytes": engine.kv_bytes if engine else None,
+        "perplexity": None,
         "speculation": engine.acceptance.to_json() if engine and engine.acceptance else None,
         "answers": answers,
     }
+    if ask.quantize and model.step:
+        result["perplexity"] = quantisation_cost(model, chosen, precision)
     if len(answers) == 1:
         result = {**answers[0], **result}
     return result
+
+
+def quantisation_cost(model: LanguageModel, target: Target, held: Precision) -> dict[str, Any]:
+    """How well the model foretells the shipped text in its own precision, and in this one."""
+    from anychip.debug.inputs import shipped_text
+    from anychip.llm import prompt_ids
+    from anychip.llm.perplexity import perplexity
+
+    tokens = prompt_ids(model, shipped_text())[: min(512, model.facts.context)]
+    own = precision_for(model, target.name, Ask())
+    options = CompileOptions(threads=read("threads"))
+    with progress_console.status("perplexity …") as status:
+        before, after = (
+            perplexity(model, target, one, tokens, options=options, progress=status.update)
+            for one in (own, held)
+        )
+    return {
+        "tokens": len(tokens),
+        "own": {"precision": own.name, "value": before},
+        "quantised": {"precision": held.name, "value": after},
+        "change": after / before - 1,
+    }
 
 
 def _engine(

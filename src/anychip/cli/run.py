@@ -152,6 +152,9 @@ def parse_bias(texts: Sequence[str]) -> dict[int, float]:
     return bias
 
 
+_BOTH = ("own", "quantised")
+
+
 def _print_figures(answer: dict[str, Any]) -> None:
     """Below the text: how fast, on what, and what guessing did."""
     for one in answer["answers"]:
@@ -159,6 +162,13 @@ def _print_figures(answer: dict[str, Any]) -> None:
         console.print(f"[dim]{figures}[/dim]", soft_wrap=True)
     if answer["one_by_one"]:
         console.print(f"[dim]one sequence at a time: {answer['one_by_one']}[/dim]", soft_wrap=True)
+    if cost := answer["perplexity"]:
+        own, held = (f"{cost[k]['value']:.2f} in {cost[k]['precision']}" for k in _BOTH)
+        console.print(
+            f"[dim]perplexity of the shipped text ({cost['tokens']} tokens): {own}, {held}: "
+            f"{cost['change']:+.1%}[/dim]",
+            soft_wrap=True,
+        )
     if guessed := answer["speculation"]:
         console.print(
             f"[dim]{guessed['drafter']}: {guessed['accepted']} of {guessed['proposed']} guesses "
