@@ -52,7 +52,12 @@ def test_weights_are_quantised_on_load_and_the_cache_is_bounded(cli, tiny_gguf):
     words = ("run", model, "-p", "abc", "--max-new", 3)
     code, out, err = cli(*words, "--quantize", "q4_0", "-f", "json", "--target", "cpu:xla")
     assert code == 0, err
-    assert json.loads(out)["precision"] == "q4_0"
+    answer = json.loads(out)
+    assert answer["precision"] == "q4_0"
+    cost = answer["perplexity"]
+    assert cost["tokens"] == 128  # as many as the model's context holds
+    assert cost["own"]["value"] > 1
+    assert cost["change"] == cost["quantised"]["value"] / cost["own"]["value"] - 1 != 0
     code, _, err = cli(*words, "--kv-mb", 0.001)
     assert code == 2
     assert "holds no page" in err

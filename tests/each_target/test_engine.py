@@ -81,12 +81,12 @@ def test_200_requests_a_third_cancelled_with_memory_for_a_tenth(tiny):
     model, dice = tiny(), random.Random(1)
     requests = []
     for _ in range(200):
-        prompt = [dice.randrange(97) for _ in range(dice.randrange(1, 20))]
+        prompt = [dice.randrange(97) for _ in range(dice.randrange(1, 10))]
         hot = Sampling(temperature=1.0, seed=dice.randrange(100)) if dice.random() < 0.5 else None
-        requests.append((prompt, dice.randrange(1, 16), hot or Sampling()))
+        requests.append((prompt, dice.randrange(1, 30), hot or Sampling()))
     # Pages for a tenth of what they all need; more sequences than fit, so that some are preempted.
     need = sum(-(-(len(p) + n) // 4) for p, n, _ in requests)
-    limits = Limits(pages=need // 10, page_tokens=4, step_tokens=32, sequences=32, context=48)
+    limits = Limits(pages=need // 10, page_tokens=4, step_tokens=64, sequences=64, context=48)
     one = engine(model, limits)
     numbers = [one.submit(p, max_new=n, sampling=s) for p, n, s in requests]
     gone = set(dice.sample(numbers, 67))

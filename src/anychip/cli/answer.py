@@ -123,9 +123,8 @@ def answer_prompts(
 
 def quantisation_cost(model: LanguageModel, target: Target, held: Precision) -> dict[str, Any]:
     """How well the model foretells the shipped text in its own precision, and in this one."""
-    from anychip.debug.inputs import shipped_text
     from anychip.llm import prompt_ids
-    from anychip.llm.perplexity import perplexity
+    from anychip.llm.perplexity import perplexity, shipped_text
 
     tokens = prompt_ids(model, shipped_text())[: min(512, model.facts.context)]
     own = precision_for(model, target.name, Ask())
