@@ -59,7 +59,7 @@ class Product:
         _write_sum(module, self.bytes // 256, pool.threads)
         self._code = jit.build(module, ["product", "sum"], isa)
         depth = max(kernel.depth, 64)
-        self._x = np.full(max(4 * depth, record_bytes(depth)) + 64, 1, np.uint8)
+        self._x = np.full(max(4 * depth, record_bytes(depth)) + 64, 0x3C, np.uint8)
         self._out = np.zeros(4 * kernel.rows + 64 * pool.threads + 64, np.uint8)
 
     def seconds(self, what: str) -> float:

@@ -233,10 +233,6 @@ def tiny(tiny_gguf) -> LanguageModel:
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
 def test_tiny_models_give_nearly_the_logits_of_xla(tiny_gguf, arch, isa):
     need(isa)
-    try:
-        choose(isa)
-    except SetupError as error:
-        pytest.skip(str(error))
     model = load(tiny_gguf(format=["q4_0", "q8_0", "q4_1", "f16"], arch=arch))
     native, xla = (build(t, model, 1, 64) for t in (NativeTarget(), XlaTarget()))
     native = build(NativeTarget(), model, 1, 64, isa=isa)
