@@ -17,6 +17,7 @@ BUDGETS = {
     "passes": 1000,
     "compilers": 10600,
     "twin": 6000,
+    "debug": 600,
     "chips": 900,
     "mapper": 2000,
     "validate": 900,
@@ -24,7 +25,7 @@ BUDGETS = {
     "testing": 1000,
     "zoo": 450,
     "cli": 3000,
-    ".": 400,
+    ".": 500,
 }
 NOISE = {
     tokenize.COMMENT,

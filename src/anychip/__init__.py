@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anychip.api import chips, compare, compile, load
+    from anychip.api import chips, compare, compile, diff, load
     from anychip.core import Estimate, Measurement, Module, Precision
     from anychip.mapper import Plan, Workload
 
@@ -25,6 +25,7 @@ _HOME = {
     "chips": "anychip.api",
     "compare": "anychip.api",
     "compile": "anychip.api",
+    "diff": "anychip.api",
     "load": "anychip.api",
 }
 
@@ -38,6 +39,7 @@ __all__ = [
     "chips",
     "compare",
     "compile",
+    "diff",
     "load",
 ]
 

@@ -1,4 +1,5 @@
-"""The verbs as library calls: load, compile, compare, chips. The command line adds pictures."""
+"""The verbs as library calls: load, compile, compare, diff, chips. The command line adds the
+pictures."""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ from anychip.core import (
     TargetName,
     UsageError,
     discover,
+    unknown,
 )
 from anychip.core.config import read
 
 if TYPE_CHECKING:
+    from anychip.debug import Diff
     from anychip.mapper import Comparison, Measured, Workload
 
 
@@ -140,6 +143,75 @@ def _host(
         progress=progress,
     )
     return Measured(precision="f32", ttft_s=timing.ttft_s, tpot_s=timing.tpot_s)
+
+
+def diff(
+    model: Module | LanguageModel | str | Path,
+    a: str,
+    b: str,
+    inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    text: str | None = None,
+    window: int = 128,
+    tokens: int = 1024,
+    precision: str = "auto",
+    options: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+    threshold: float = 1e-3,
+    layers: bool = True,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Diff:
+    """One model on two targets that run, such as `cpu:xla` and `dmatrix-corsair:twin`.
+
+    Gives the error after every layer, a being the reference, with the user's layer and source
+    line, and what it does to the output. A language model reads `text` (a shipped one without it)
+    in windows of `window` tokens, at most `tokens` in all. Any other runs once on `inputs`: those
+    of its arguments that are not weights, in order or by name; what is missing is made up from the
+    seed. `options` are extra compile options of a and of b. With `layers` False only results are
+    compared, of the program as it is. Raises UsageError for targets that do not run and for
+    arguments that do not apply to the model.
+    """
+    from anychip.debug import diff_language, diff_module, made_up, shipped_text
+    from anychip.frontends.llm import PRECISIONS
+    from anychip.llm import prompt_ids
+
+    loaded = load(model) if isinstance(model, str | Path) else model
+    registry = discover()
+    pair = (registry.target(a), registry.target(b))
+    both = (CompileOptions(extra=options[0]), CompileOptions(extra=options[1]))
+    say = progress or (lambda what: None)
+    if isinstance(loaded, Module):
+        if text is not None or precision != "auto":
+            raise UsageError(f"{loaded.name} is no language model; it takes inputs, no text")
+        names = [x.name for x in loaded.signature.arguments if x.role != "weight"]
+        if inputs is not None and not isinstance(inputs, Mapping):
+            if len(inputs) > len(names):
+                raise UsageError(f"{loaded.name} takes {len(names)} inputs, got {len(inputs)}")
+            inputs = dict(zip(names, inputs, strict=False))
+        for name in inputs or {}:
+            if name not in names:
+                raise unknown("input", name, names)
+        arrays = made_up(loaded, seed, given=inputs)
+        return diff_module(
+            loaded, *pair, arrays, threshold=threshold, layers=layers, options=both, say=say
+        )
+    if inputs is not None:
+        raise UsageError(f"{loaded.name} is a language model: it takes text, no inputs")
+    if precision != "auto" and precision not in PRECISIONS:
+        raise unknown("precision", precision, ("auto", *PRECISIONS))
+    chosen = loaded.native_precision if precision == "auto" else PRECISIONS[precision]
+    ids = prompt_ids(loaded, shipped_text() if text is None else text)[:tokens]
+    return diff_language(
+        loaded,
+        *pair,
+        ids,
+        precision=chosen,
+        window=window,
+        threshold=threshold,
+        layers=layers,
+        options=both,
+        say=say,
+    )
 
 
 def chips() -> dict[str, ChipSpec]:

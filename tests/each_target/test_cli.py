@@ -72,7 +72,7 @@ def test_help_lists_the_verbs(cli):
         (("compile", "x.mlir", "--target", "cpu:xla", "--fallback", "cpu:gcc"), "no such file"),
         (("cache", "gcc"), "no cache named 'gcc'"),
         (("cache", "--prune", "much"), "is no size"),
-        (("run", "llama-3.1-70b", "--target", "h100:twin", "--prompt", "x"), "cpu:xla"),
+        (("run", "llama-3.1-70b", "--target", "h100:twin", "--prompt", "x"), "tokenizer"),
         (("pull", "gpt-5"), "smollm2-135m"),
     ],
 )
@@ -198,10 +198,14 @@ def test_numbers_that_differ_are_seen():
     x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
     good = np.tanh(x)
     assert compare_numbers(module, [x], [good])[1]
-    error, matched = compare_numbers(module, [x], [good * 1.01])
-    assert error == pytest.approx(0.01, rel=1e-3)
-    assert not matched
-    assert not compare_numbers(module, [x], [np.where(x > 0.9, np.nan, good)])[1]
+    for tolerance in (None, 0.005):
+        error, matched = compare_numbers(module, [x], [good * 1.01], tolerance)
+        assert error == pytest.approx(0.01, rel=1e-3)
+        assert not matched
+    assert compare_numbers(module, [x], [good * 1.01], 0.02)[1]
+    broken = np.where(x > 0.9, np.nan, good)
+    assert not compare_numbers(module, [x], [broken])[1]
+    assert not compare_numbers(module, [x], [broken], 0.5)[1]
 
 
 @pytest.mark.parametrize("target", ["cpu:xla", "h100:twin", "groq-lpu:twin"])
@@ -219,3 +223,31 @@ def test_show_writes_a_page_of_pictures(cli, mlp, tmp_path, target):
         assert (tmp_path / file).read_text(encoding="utf-8") in page
     assert "src=" not in page
     assert "href=" not in page
+
+
+def test_a_twin_runs_and_says_that_its_numbers_are_simulated(cli, tmp_path):
+    (tmp_path / "fc.mlir").write_text(
+        """
+module @fc {
+  func.func public @main(%x: tensor<8x64xf32>, %w: tensor<64x64xf32>) -> tensor<8x64xf32> {
+    %0 = stablehlo.dot_general %x, %w, contracting_dims = [1] x [0]
+        : (tensor<8x64xf32>, tensor<64x64xf32>) -> tensor<8x64xf32> loc("fc/dot"("fc.py":5:1))
+    return %0 : tensor<8x64xf32>
+  }
+}
+"""
+    )
+    code, out, err = cli("compile", "fc.mlir", "--target", "groq-lpu:twin", "-f", "json")
+    assert code == 0, err
+    (verdict,) = json.loads(out)["verdicts"]
+    assert verdict["ran"]
+    assert verdict["matched"]
+    assert verdict["simulated"] == "simulated numerics"
+    assert 0 < verdict["rel_err"] <= verdict["tolerance"]
+    code, out, err = cli("diff", "fc.mlir", "cpu:xla", "dmatrix-corsair:twin", "-f", "json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["first_divergence"]["layer"] == "fc"
+    assert document["first_divergence"]["source"] == "fc.py:5"
+    assert 20 < document["layers"][0]["sqnr_db"] < 60
+    assert (tmp_path / document["run"] / "sqnr.svg").exists()

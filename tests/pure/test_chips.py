@@ -10,6 +10,8 @@ import pytest
 
 import anychip
 from anychip.core import ChipSpec, SystemSpec, discover, read_chip, read_system
+from anychip.twin.arithmetic import arithmetic
+from anychip.twin.rounding import float_format, known_formats
 
 ROOT = Path(anychip.__file__).parent
 FOLDERS = sorted(path.parent for path in ROOT.glob("chips/*/spec.toml"))
@@ -99,6 +101,19 @@ def test_an_assumed_number_says_so_with_low_confidence_and_a_range(spec: ChipSpe
             assert fact.low is not None, key
             assert fact.high is not None, key
             assert fact.low < fact.high, key
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_every_rule_of_arithmetic_is_one_and_assumptions_say_so(spec: ChipSpec) -> None:
+    own = arithmetic(spec)
+    for element in ("f32", "bf16", "f16"):
+        assert own.format_of(element) in (*known_formats(), element)
+        sums = own.accumulator_of(own.format_of(element))
+        assert sums == "f32" or float_format(sums) is not None
+    for key, rule in spec.rules():
+        assert rule.source
+        if rule.source.startswith("assumed:"):
+            assert rule.confidence == "low", key
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

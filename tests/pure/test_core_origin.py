@@ -84,3 +84,12 @@ def test_inlined_op_is_its_layer_inside_the_callers():
 def test_call_stack_without_a_name_gives_the_first_file_that_is_not_ours():
     location = 'loc(callsite("f"("/home/me/model.py":7:4) at "g"("/home/me/run.py":3:0)))'
     assert parse(location) == Origin("", "/home/me/model.py:7")
+
+
+def test_files_between_the_names_of_an_inlined_op_do_not_hide_its_caller():
+    location = (
+        'loc(callsite("fc/dot"("layer"("/u/net.py":25:12 to :17)) at '
+        '"jit(model)/layers.0/jit(layer)"(callsite("model"("/u/net.py":33:16 to :27) at '
+        '"<module>"("/u/run.py":4:2 to :12)))))'
+    )
+    assert parse(location) == Origin("layers.0/fc", "/u/net.py:25")

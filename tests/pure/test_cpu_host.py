@@ -23,6 +23,9 @@ HOST = Host(
 SAMPLES = {
     "read_bytes_per_s": [10e9, 12e9, 11e9],
     "read_1_thread_bytes_per_s": [8e9, 8e9, 9e9],
+    "convolution_flops_per_s": [3e10, 4e10],
+    "tanh_per_s": [1e9, 2e9],
+    "fresh_write_bytes_per_s": [2e9, 3e9],
     "cache_read_bytes_per_s": [40e9, 50e9, 45e9],
     "matvec_f32_bytes_per_s": [6e9, 9e9, 8e9],
     "matvec_bf16_bytes_per_s": [3e9, 2e9, 3e9],

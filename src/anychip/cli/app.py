@@ -11,11 +11,13 @@ import typer
 from anychip import __version__
 from anychip.cli import (
     bench_llm,
+    bisect,
     cache,
     chips,
     compare,
     compile,
     demo,
+    diff,
     doctor,
     pull,
     run,
@@ -46,6 +48,8 @@ for verb in (
     bench_llm,
     trace,
     show,
+    diff,
+    bisect,
     demo,
     cache,
     validate,

@@ -235,6 +235,7 @@ def _outcome(verdict: Verdict) -> Text:
         return Text("compiled, not run" if verdict.compiled else "–", style="dim")
     style = "green" if verdict.matched else "red"
     word = "match" if verdict.matched else "differ"
-    within = "" if verdict.tolerance is None else f" of {verdict.tolerance:.1e}"
-    cell = Text(f"{word} (max rel {verdict.max_rel_err:.1e}{within})", style=style)
+    if verdict.tolerance is None:
+        return Text(f"{word} (max rel {verdict.max_rel_err:.1e})", style=style)
+    cell = Text(f"{word} (rel {verdict.rel_err:.1e} of {verdict.tolerance:.1e})", style=style)
     return cell.append(f"\n{verdict.simulated}", style="dim") if verdict.simulated else cell

@@ -128,28 +128,15 @@ def inputs_for(loaded: Loaded, files: Sequence[str], seed: int) -> list[np.ndarr
     Floats are unit normals, integers are drawn from their range (zero where there is none); state
     that the model itself gives a first value starts there.
     """
+    from anychip.debug import made_up
+
     module = loaded.module
-    given = _read_inputs(files, module)
-    rng = np.random.default_rng(seed)
-    arrays: list[np.ndarray] = []
-    for argument in module.signature.arguments:
-        if argument.role == "weight":
-            continue
-        element = dtype(argument.dtype)
-        shape = tuple(int(d) for d in argument.shape)
-        low, high = loaded.ranges.get(argument.name, (0, 1))
-        if argument.name in given:
-            arrays.append(_checked(argument.name, given[argument.name], shape, element.numpy))
-        elif argument.role == "state" and argument.name in module.weights:
-            arrays.append(module.weights[argument.name].array())
-        elif element.kind in ("float", "complex"):
-            arrays.append(rng.standard_normal(shape).astype(element.numpy))
-        else:
-            arrays.append(rng.integers(low, high, shape).astype(element.numpy))
-    return arrays
+    given = read_inputs(files, module)
+    return made_up(module, seed, given=given, ranges=loaded.ranges)
 
 
-def _read_inputs(files: Sequence[str], module: Module) -> Mapping[str, np.ndarray]:
+def read_inputs(files: Sequence[str], module: Module) -> dict[str, np.ndarray]:
+    """The arrays of `NAME=FILE.npy` texts by name, checked against the module's arguments."""
     names = {a.name for a in module.signature.arguments if a.role != "weight"}
     given: dict[str, np.ndarray] = {}
     for text in files:
@@ -162,13 +149,16 @@ def _read_inputs(files: Sequence[str], module: Module) -> Mapping[str, np.ndarra
             given[name] = np.load(Path(path), allow_pickle=False)
         except (OSError, ValueError) as error:
             raise InputError(f"not a readable .npy file: {error}", path=path) from None
+    for argument in module.signature.arguments:
+        if argument.name in given:
+            shape = tuple(int(d) for d in argument.shape)
+            _checked(argument.name, given[argument.name], shape, dtype(argument.dtype).numpy)
     return given
 
 
-def _checked(name: str, array: Any, shape: tuple[int, ...], element: np.dtype) -> np.ndarray:
+def _checked(name: str, array: Any, shape: tuple[int, ...], element: np.dtype) -> None:
     if array.shape != shape or array.dtype != element:
         raise UsageError(
             f"input {name} should be {element}{list(shape)}, the file has "
             f"{array.dtype}{list(array.shape)}"
         )
-    return array

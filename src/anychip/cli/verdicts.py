@@ -41,9 +41,9 @@ class Verdict:
 
     `ledger` has the rows that are not native. `state` tells a compiler's no ("refused") from one
     that is not installed ("missing") or not to be had ("absent"); only the first is a verdict on
-    the model. `simulated` says what computed the numbers where that was not the chip; `tolerance`
-    is how far they might lie from the reference to count as matched, where it is not that of the
-    types.
+    the model. `max_rel_err` is max|Δ| / max|reference| of the worst result. `simulated` says what
+    computed the numbers where that was not the chip; then `rel_err`, ‖Δ‖ / ‖reference‖, is held
+    against `tolerance` instead, for the chip's arithmetic is narrower than the program's types.
     """
 
     target: str
@@ -53,6 +53,7 @@ class Verdict:
     seconds: float = 0.0
     error: str | None = None
     max_rel_err: float | None = None
+    rel_err: float | None = None
     simulated: str = ""
     tolerance: float | None = None
     artifacts: list[str] = field(default_factory=list)
@@ -166,12 +167,13 @@ class Inquiry:
         except AnychipError as error:
             return Verdict(**{**known, "error": str(error)})
         tolerance = getattr(executable, "tolerance", None)
-        worst, matched = near(self._wanted(), results, tolerance)
+        error, matched = near(self._wanted(), results, tolerance)
         return Verdict(
             **known,
             ran=True,
             matched=matched,
-            max_rel_err=worst,
+            max_rel_err=error if tolerance is None else None,
+            rel_err=None if tolerance is None else error,
             simulated=simulated,
             tolerance=tolerance,
         )
@@ -206,12 +208,8 @@ def _as_numpy(value: Any) -> Any:
 def compare_numbers(
     module: Module, inputs: list[Any], results: list[Any], tolerance: float | None = None
 ) -> tuple[float, bool]:
-    """(largest max|Δ| / max|ref| over the results, whether that is near enough).
-
-    The reference is the op table's meanings, which XLA runs on this host: for `cpu:xla` this
-    checks binding, donation and fusion, not XLA's arithmetic. `tolerance` replaces that of the
-    element types, for a target whose arithmetic is narrower than the program's.
-    """
+    """`near` the op table's meanings, which XLA runs on this host: for `cpu:xla` this checks
+    binding, donation and fusion, not XLA's arithmetic."""
     return near(reference(module, inputs), results, tolerance)
 
 
@@ -232,21 +230,30 @@ def reference(module: Module, inputs: list[Any]) -> list[Any]:
 def near(
     references: Sequence[Any], results: Sequence[Any], tolerance: float | None = None
 ) -> tuple[float, bool]:
-    """(largest max|Δ| / max|ref| over the results, whether that is near enough)."""
+    """(largest max|Δ| / max|ref| over the results, whether that is near enough for their types).
+
+    With a `tolerance`, for a target whose arithmetic is narrower than the program's types, it is
+    the largest ‖Δ‖ / ‖ref‖, held against that; integers may then differ, for they may be choices
+    made on floats.
+    """
     import numpy as np
 
     worst, matched = 0.0, True
     for wanted, result in zip(references, results, strict=True):
         if wanted.dtype.kind in "biu":
-            matched &= bool(np.array_equal(wanted, result))
+            matched &= tolerance is not None or bool(np.array_equal(wanted, result))
             continue
         kind = np.complex128 if wanted.dtype.kind == "c" else np.float64
         exact, got = wanted.astype(kind), result.astype(kind)
-        scale = float(np.max(np.abs(exact), initial=0.0, where=np.isfinite(exact)))
+        size = np.where(np.isfinite(exact), np.abs(exact), 0.0)
         same = (exact == got) | (np.isnan(exact) & np.isnan(got))
         difference = np.where(same, 0.0, np.abs(exact - got))
-        error = float(np.max(difference, initial=0.0)) / (scale or 1.0)
-        worst = max(worst, error)
-        own = 1e-3 if wanted.dtype.itemsize >= 4 else 2e-2
-        matched &= error <= max(own, tolerance or 0.0)
+        if tolerance is None:
+            error = float(np.max(difference, initial=0.0)) / (float(size.max(initial=0.0)) or 1.0)
+            most = 1e-3 if wanted.dtype.itemsize >= 4 else 2e-2
+        else:
+            error = float(np.linalg.norm(difference)) / (float(np.linalg.norm(size)) or 1.0)
+            most = tolerance
+        worst = worst if error <= worst else error  # a NaN stays
+        matched &= error <= most
     return worst, matched

@@ -101,6 +101,9 @@ class LanguageModel:
     the last `rows` tokens. Tokens may come in any order: all are cached before any attends. Its
     weights are bound. `step_state(shape, precision)` says what its state is. Both are None where
     a model has no such step.
+
+    `score(batch, length, precision)`, where a model has it, is a prefill whose `logits` are
+    f32[batch, length, vocabulary], those of every position.
     """
 
     name: str
@@ -114,4 +117,5 @@ class LanguageModel:
     step_state: Callable[[PagedShape, Precision], tuple[Argument, ...]] | None = None
     tokenizer: Tokenizer | None = None
     chat: ChatTemplate | None = None
+    score: Callable[[int, int, Precision], Module] | None = None
     licence: str = ""

@@ -36,7 +36,7 @@ def scope(layer: str, source_index: int | None = None) -> str:
 
 
 _NAME = re.compile(r'^loc\((?:fused\[)?"((?:[^"\\]|\\.)*)"')
-_ANY_NAME = re.compile(r'"((?:[^"\\]|\\.)*)"(?!:)')
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(:?)')  # what a colon follows is a file
 _FILE = re.compile(r'"((?:[^"\\]|\\.)+)":(\d+):\d+')
 _WRAPPER = re.compile(
     r"^(jit|vmap|jvp|transpose|pjit|checkpoint|shard_map|closed_call|(Stateful)?PartitionedCall)"
@@ -49,7 +49,7 @@ _OURS = ("/anychip/frontends/", "/anychip/ops/", "/jax/", "/site-packages/", "du
 def parse(location: str, sources: tuple[str, ...] = ()) -> Origin:
     """Read an op's `str(op.location)`. An inlined op's is `callsite("inner" at "outer")`."""
     if location.startswith("loc(callsite("):
-        names = [f'loc("{name}")' for name in _ANY_NAME.findall(location)]
+        names = [f'loc("{name}")' for name, colon in _QUOTED.findall(location) if not colon]
         inlined = Origin()
         for name in reversed(names):  # outermost first
             inlined = parse(name, sources).inside(inlined)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from anychip.core import Origin, Span, Trace, unknown
-from anychip.twin import chiplet, dimc, lpu, wafer
+from anychip.twin import chiplet, cpu, dimc, lpu, systolic, wafer
 from anychip.twin.cost import kernel_ways
 from anychip.twin.engine import TICK_S, Scheduled, placed, schedule
 from anychip.twin.lowered import Table
@@ -20,7 +20,22 @@ MODELS: Mapping[str, Model] = {
     "dimc": dimc.program,
     "chiplet": chiplet.program,
 }
-"""The machine model of each family that has one; others are predicted in closed form."""
+"""The machine model of each family that `compare` predicts with; others have the closed form."""
+
+TRACED: Mapping[str, Model] = {**MODELS, "cpu": cpu.program, "systolic": systolic.program}
+"""Every family's machine model. Traces are theirs; `compare` keeps the closed form for those that
+are not in MODELS, for it is fitted on published results and they are not."""
+
+NEEDS: Mapping[str, tuple[str, ...]] = {"cpu": cpu.NEEDS, "systolic": systolic.NEEDS}
+"""What these need of a chip's `about` table."""
+
+
+def untraced(machine: Machine) -> str:
+    """Why a chip's step is not simulated event by event; "" when it is."""
+    if machine.family not in TRACED:
+        return f"the family {machine.family} has no machine model"
+    missing = [n for n in NEEDS.get(machine.family, ()) if n not in machine.about]
+    return f"its machine model needs about.{', about.'.join(missing)}" if missing else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +160,9 @@ def simulate(
     `model` defaults to the family's. Raises UsageError for a family without one.
     """
     if model is None:
-        if machine.family not in MODELS:
-            raise unknown("machine model", machine.family, MODELS)
-        model = MODELS[machine.family]
+        if machine.family not in TRACED:
+            raise unknown("machine model", machine.family, TRACED)
+        model = TRACED[machine.family]
     task = Task(
         table=table,
         machine=machine,

@@ -51,14 +51,14 @@ def split(traced: core.ClosedJaxpr, weights: int, mark: str) -> Split:
 
     def prepare(given: Sequence[Any]) -> list[Any]:
         env = {**constants, **dict(zip(jaxpr.invars[:weights], given, strict=True))}
-        _run(before, env)
+        _run(before, env, set(prepared))
         return [env[v] for v in prepared]
 
     def step(ready: Sequence[Any], given: Sequence[Any], others: Sequence[Any]) -> list[Any]:
         env = {**constants, **dict(zip(prepared, ready, strict=True))}
         env.update(zip((jaxpr.invars[i] for i in needed), given, strict=True))
         env.update(zip(jaxpr.invars[weights:], others, strict=True))
-        _run(after, env)
+        _run(after, env, set(_variables(jaxpr.outvars)))
         return [_value(v, env) for v in jaxpr.outvars]
 
     return Split(prepare, step, needed)
@@ -79,15 +79,20 @@ def _live(eqns: Sequence[Any], wanted: Iterable[Any]) -> list[Any]:
     return kept[::-1]
 
 
-def _run(eqns: Sequence[Any], env: dict[Any, Any]) -> None:
-    """JAX's own way of evaluating a jaxpr (JAX documentation, "Writing custom interpreters")."""
-    for eqn in eqns:
+def _run(eqns: Sequence[Any], env: dict[Any, Any], wanted: set[Any]) -> None:
+    """JAX's own way of evaluating a jaxpr (JAX documentation, "Writing custom interpreters").
+    Only `wanted` outlives its last use: weights unpacked on the way are as large as the model."""
+    last = {v: index for index, eqn in enumerate(eqns) for v in _variables(eqn.invars)}
+    for index, eqn in enumerate(eqns):
         params = eqn.primitive.get_bind_params(eqn.params)
         with eqn.ctx.manager:
             made = eqn.primitive.bind(*(_value(v, env) for v in eqn.invars), **params)
         env.update(
             zip(eqn.outvars, made if eqn.primitive.multiple_results else [made], strict=True)
         )
+        for v in _variables(eqn.invars):
+            if last[v] == index and v not in wanted:
+                env.pop(v, None)
 
 
 def _value(atom: Any, env: dict[Any, Any]) -> Any:

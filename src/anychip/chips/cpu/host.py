@@ -198,6 +198,13 @@ def _spec(record: Mapping[str, Any], host: Host) -> ChipSpec:
         mac_j=only("mac_j", "RAPL above idle during the f32 matmul"),
         about={
             "cores_count": Fact(value=float(host.cores), source=reported),
+            "convolution_flops_per_s": rate(
+                ["convolution_flops_per_s"], "XLA 3x3 convolution of 32x32x96, all threads"
+            ),
+            "fresh_write_bytes_per_s": rate(
+                ["fresh_write_bytes_per_s"], "XLA fill of a new array of 64 MiB"
+            ),
+            "transcendentals_per_s": rate(["tanh_per_s"], "XLA tanh of 2^20 f32, all threads"),
             "read_1_thread_bytes_per_s": rate(
                 ["read_1_thread_bytes_per_s"], "XLA sum beyond cache size, one thread"
             ),

@@ -84,6 +84,9 @@ def _benchmarks(cache_bytes: int, memory_bytes: int) -> Mapping[str, Bench]:
         **{f"matmul_{e}_flops_per_s": lambda e=e: _large_matmul(e) for e in _NUMPY},
         **{f"rows_64_{e}_flops_per_s": lambda e=e: matmul(64, 2048, 2048, e) for e in _NUMPY},
         "vector_flops_per_s": _vector,
+        "convolution_flops_per_s": _convolution,
+        "tanh_per_s": _tanh,
+        "fresh_write_bytes_per_s": lambda: _fill(min(64 << 20, memory_bytes // 8)),
         "kernel_small_s": lambda: _chain(16),
         "kernel_s": lambda: _chain(64),
         "step_s": _dispatch,
@@ -160,6 +163,33 @@ def _vector() -> tuple[Callable[[], object], float]:
         lines.append(f"  %v{i + 1} = stablehlo.add %p{i}, %d : {kind}")
     lines.append(f"  %r = stablehlo.negate %v64 : {kind}")
     return _program("\n".join(lines), [np.ones(1 << 20, np.float32)], kind), 128.0 * (1 << 20)
+
+
+def _convolution(size: int = 32, channels: int = 96) -> tuple[Callable[[], object], float]:
+    """3 x 3 over a picture in channels-last; (run, operations)."""
+    x = np.ones((1, size, size, channels), np.float32)
+    w = np.ones((3, 3, channels, channels), np.float32)
+    kind = f"tensor<1x{size}x{size}x{channels}xf32>"
+    text = f"""
+  %r = stablehlo.convolution(%a0, %a1) dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f],
+      window = {{pad = [[1, 1], [1, 1]]}}
+      {{batch_group_count = 1 : i64, feature_group_count = 1 : i64}}
+      : ({kind}, tensor<3x3x{channels}x{channels}xf32>) -> {kind}"""
+    return _program(text, [x, w], kind), 2.0 * size**2 * 9 * channels**2
+
+
+def _fill(nbytes: int) -> tuple[Callable[[], object], float]:
+    """Writes one number all over a new array that is too large to be kept; (run, bytes)."""
+    kind = f"tensor<{nbytes // 4}xf32>"
+    text = f"  %r = stablehlo.broadcast_in_dim %a0, dims = [] : (tensor<f32>) -> {kind}"
+    return _program(text, [np.ones((), np.float32)], kind), float(nbytes)
+
+
+def _tanh() -> tuple[Callable[[], object], float]:
+    """One tanh on each of 2^20 float32 elements, which stay in the last cache; (run, elements)."""
+    kind = "tensor<1048576xf32>"
+    text = f"  %r = stablehlo.tanh %a0 : {kind}"
+    return _program(text, [np.full(1 << 20, 0.3, np.float32)], kind), float(1 << 20)
 
 
 def _chain(size: int, count: int = 64) -> tuple[Callable[[], object], float]:

@@ -41,18 +41,21 @@ def language_model(
 
     # Tracing takes a second or two for the largest models, and callers ask again for one step.
     @lru_cache(maxsize=8)
-    def build(batch: int, length: int, context: int, precision: Precision) -> Module:
+    def build(
+        batch: int, length: int, context: int, precision: Precision, every: bool = False
+    ) -> Module:
         from anychip.frontends.llm.transformer import build_step
 
         return build_step(
             config,
-            name=f"{name}-{'decode' if length == 1 else 'prefill'}",
+            name=f"{name}-{'score' if every else 'decode' if length == 1 else 'prefill'}",
             batch=batch,
             length=length,
             context=context,
             precision=precision,
             stored=stored,
             weights=bound(precision),
+            every=every,
         )
 
     @lru_cache(maxsize=16)
@@ -81,6 +84,7 @@ def language_model(
         step_state=partial(page_specs, config) if has_pages else None,
         tokenizer=tokenizer,
         chat=chat,
+        score=lambda batch, length, precision: build(batch, length, length, precision, True),
         licence=licence,
     )
 

@@ -38,12 +38,14 @@ def build_step(
     precision: Precision,
     stored: Mapping[str, str] | None = None,
     weights: Weights = Weights(),
+    every: bool = False,
 ) -> Module:
     """The module that appends `length` tokens to caches made for `context` positions.
 
     Arguments: the weights of `weight_specs`, the state of `cache_specs`, `tokens`
     i32[batch, length], `start` i32[batch] (tokens already cached; start + length may not pass
-    context). Results: `logits` f32[batch, vocabulary] of the last token, then the state. A prefill
+    context). Results: `logits` f32[batch, vocabulary] of the last token (with `every`,
+    f32[batch, length, vocabulary] of all), then the state. A prefill
     computes the last layers for all its tokens, as serving engines do. Raises UsageError for sizes
     that cannot be.
     """
@@ -59,7 +61,7 @@ def build_step(
         Argument("tokens", (batch, length), "i32"),
         Argument("start", (batch,), "i32"),
     )
-    return _module(config, name, precision, specs, state, arguments, weights)
+    return _module(config, name, precision, specs, state, arguments, weights, every=every)
 
 
 def build_paged_step(
@@ -94,9 +96,10 @@ def _module(
     arguments: Sequence[Argument],
     weights: Weights,
     rows: int = 0,
+    every: bool = False,
 ) -> Module:
     names = [argument.name for argument in arguments]
-    step = _step(config, precision, specs, [s.name for s in state], rows)
+    step = _step(config, precision, specs, [s.name for s in state], rows, every)
     return to_module(
         lambda *arrays: step(dict(zip(names, arrays, strict=True))),
         arguments,
@@ -116,8 +119,10 @@ def _step(
     specs: Sequence[WeightSpec],
     state: Sequence[str],
     rows: int,
+    every: bool,
 ) -> Step:
-    """The whole model as a function of its arguments by name; paged with `rows` of logits."""
+    """The whole model as a function of its arguments by name; paged with `rows` of logits. `every`
+    position's logits, or the last one's."""
     outer, layers = _by_layer(config, specs)
     functions: dict[tuple[Any, ...], Any] = {}
 
@@ -155,7 +160,7 @@ def _step(
                 x, new = function(index)(own, x, caches, start, positions, turn)
             updated.update({prefix + n: value for n, value in new.items()})
         with jax.named_scope(scope("head")):
-            logits = _head(around, x[0, -rows:] if rows else x[:, -1])
+            logits = _head(around, x[0, -rows:] if rows else x if every else x[:, -1])
         return [logits, *(updated[n] for n in state)]
 
     return step
@@ -217,7 +222,7 @@ def _layer_function(
 
 
 def _head(around: Layer, x: Any) -> Any:
-    """x[B,hidden] → logits f32[B,vocabulary]."""
+    """x[…,hidden] → logits f32[…,vocabulary]."""
     c = around.config
     x = around.norm("norm", x)
     name = "embed" if c.tied_embeddings else "head"

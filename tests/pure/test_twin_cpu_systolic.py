@@ -1,0 +1,121 @@
+"""Laws of the cpu and systolic machine models, on small steps of a language model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from anychip.core import Chip, CompileOptions, Fact, discover
+from anychip.frontends.llm import PRECISIONS
+from anychip.twin import lower, twin
+from anychip.twin.lowered import Amounts, Kernel, Table
+from anychip.twin.machine import Machine, machine
+from anychip.twin.products import product
+from anychip.twin.shard import ONE_CHIP, portion
+from anychip.twin.simulate import Simulated, simulate
+
+
+def _fact(value: float) -> Fact:
+    return Fact(value=value, source="made up for a test")
+
+
+@pytest.fixture(params=["cpu", "tpu-v5e", "trainium2", "gaudi3"])
+def chip(request, hand_chip) -> Machine:
+    if request.param != "cpu":
+        return machine(discover().chip(request.param).spec)
+    about = {
+        "convolution_flops_per_s": _fact(1e13),
+        "transcendentals_per_s": _fact(1e12),
+        "fresh_write_bytes_per_s": _fact(1e11),
+    }
+    rates = {"f32": _fact(1e14), "bf16": _fact(1e14)}
+    return machine(hand_chip(family="cpu", about=about, matmul_flops_per_s=rates))
+
+
+def _table(small_model, batch: int = 1, length: int = 1) -> Table:
+    return Table.of(lower(small_model().prefill(batch, length, 64, PRECISIONS["bf16"])))
+
+
+def _run(table: Table, chip: Machine) -> Simulated:
+    return simulate(table, chip)
+
+
+@pytest.mark.parametrize("length", [1, 32])
+def test_it_is_never_faster_than_the_roofline(chip, small_model, length):
+    table = _table(small_model, length=length)
+    part = portion(table, ONE_CHIP)
+    flops = float(part.flops @ table.counts) / max(chip.peak_flops_per_s.values())
+    moved = float((part.weight_bytes + part.state_bytes) @ table.counts)
+    fastest = max(chip.peak_bytes_per_s)
+    seconds = _run(table, chip).scheduled.seconds
+    assert seconds >= max(flops, moved / fastest)
+
+
+def test_work_is_conserved(chip, small_model):
+    table = _table(small_model, length=8)
+    part = portion(table, ONE_CHIP)
+    spans = _run(table, chip).trace("x").spans
+    done = sum(s.flops or 0 for s in spans)
+    assert done == pytest.approx(float((part.flops + part.vector_flops) @ table.counts), rel=1e-6)
+    read = sum(s.read_bytes or 0 for s in spans)
+    assert read >= float((part.weight_bytes + part.state_bytes) @ table.counts) * (1 - 1e-6)
+
+
+def test_twice_the_batch_is_never_quicker(chip, small_model):
+    seconds = [
+        _run(_table(small_model, batch=b, length=4), chip).seconds for b in (1, 2, 4, 16, 64)
+    ]
+    assert seconds == sorted(seconds)
+
+
+def test_more_bandwidth_never_slows(chip, small_model):
+    table = _table(small_model, length=16)
+    seconds = []
+    for times in (1, 2, 8):
+        levels = tuple(replace(x, bytes_per_s=x.bytes_per_s * times) for x in chip.levels)
+        peaks = tuple(rate * times for rate in chip.peak_bytes_per_s)
+        faster = replace(chip, levels=levels, peak_bytes_per_s=peaks)
+        seconds.append(_run(table, faster).seconds)
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_equal_questions_have_equal_traces(chip, small_model):
+    traces = [_run(_table(small_model, length=4), chip).trace("x") for _ in range(2)]
+    assert traces[0] == traces[1]
+    assert traces[0].kind == "simulated"
+
+
+def test_loads_of_weights_run_ahead_of_their_products(small_model):
+    chip = machine(discover().chip("tpu-v5e").spec)
+    spans = _run(_table(small_model, length=32), chip).trace("x").spans
+    loads = [s for s in spans if s.resource.endswith("HBM")]
+    busy = [s for s in spans if s.resource.endswith("MXU")]
+    assert any(a.start_s < b.end_s and b.start_s < a.end_s for a in loads for b in busy)
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 512, 256), (64, 128, 512), (300, 700, 500)])
+@pytest.mark.parametrize("is_weight", [True, False])
+def test_the_shape_of_a_product_is_found_in_its_bytes(m, k, n, is_weight):
+    amounts = Amounts(
+        flops=2.0 * m * k * n,
+        weight_bytes=2.0 * k * n if is_weight else 0.0,
+        read_bytes=2.0 * (m * k + (0 if is_weight else k * n)),
+        written_bytes=2.0 * m * n,
+    )
+    found = product(Kernel(name="dot", unit="matmul", amounts=amounts, formats=("bf16",)))
+    assert found.k == pytest.approx(k, rel=1e-6)
+    assert np.isclose(found.m * found.n, m * n)
+    assert {round(found.m), round(found.n)} == {m, n}
+
+
+def test_a_chip_without_the_facts_keeps_the_closed_form_and_says_why(hand_chip, small_model):
+    spec = hand_chip(family="systolic")
+    module = small_model().decode(1, 64, PRECISIONS["bf16"])
+    target = twin(Chip(lambda: spec, {"twin": twin}))
+    trace = target.compile(module, CompileOptions()).trace()
+    assert trace.kind == "estimated"
+    assert "about.mxu_side_count" in trace.note
+    whole = discover().target("tpu-v5e:twin").compile(module, CompileOptions()).trace()
+    assert whole.kind == "simulated"
