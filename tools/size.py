@@ -24,7 +24,7 @@ BUDGETS = {
     "llm": 2400,
     "testing": 1000,
     "zoo": 450,
-    "cli": 3000,
+    "cli": 3300,
     ".": 500,
 }
 NOISE = {
