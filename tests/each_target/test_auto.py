@@ -95,3 +95,30 @@ def test_a_torch_model_runs_through_auto(tmp_path, monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
     assert [*(tmp_path / "auto").glob("*.json")]
+
+
+def test_bench_times_targets_and_the_runtimes_on_the_file(tmp_path):
+    """The verb, on a small ONNX file; a target that cannot be is a row, not an end."""
+    import onnx
+    from onnx import TensorProto, helper
+    from typer.testing import CliRunner
+
+    from anychip.cli.app import app
+
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "relu",
+        [value("x", TensorProto.FLOAT, [4, 8])],
+        [value("y", TensorProto.FLOAT, [4, 8])],
+    )
+    path = tmp_path / "relu.onnx"
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    arguments = ["bench", str(path), "-t", "cpu:xla", "-t", "cpu:onnxruntime", "--seconds", "0.1"]
+    done = CliRunner().invoke(app, [*arguments, "-f", "json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    names = [row["name"].partition(" ")[0] for row in document["rows"]]
+    assert names == ["cpu:xla", "cpu:onnxruntime", "onnxruntime", "openvino"]
+    assert all(row["max_error"] == 0 and row["median_s"] > 0 for row in document["rows"])

@@ -54,7 +54,7 @@ def mlp(tmp_path: Path) -> Path:
 def test_help_lists_the_verbs(cli):
     code, out, _ = cli("--help")
     assert code == 0
-    for verb in ("doctor", "chips", "pull", "compare", "compile", "run", "trace", "show"):
+    for verb in ("doctor", "chips", "pull", "compare", "compile", "run", "bench", "trace", "show"):
         assert verb in out
 
 

@@ -10,6 +10,7 @@ import typer
 
 from anychip import __version__
 from anychip.cli import (
+    bench,
     bench_llm,
     bisect,
     cache,
@@ -45,6 +46,7 @@ for verb in (
     compare,
     compile,
     run,
+    bench,
     bench_llm,
     trace,
     show,
