@@ -108,8 +108,11 @@ def ours(model: Any, inputs: Sequence[Any]) -> tuple[dict[str, Run], Any]:
 
     target = discover().target("cpu:auto")
     assert isinstance(target, AutoTarget)
-    # IREE takes minutes on convolutions and is far behind there; no folder: each run decides anew.
-    target = AutoTarget({how: make for how, make in target.makers.items() if how != "iree"})
+    # IREE and our own kernels are far behind on convolutions and slow to compile them; without a
+    # folder no choice is kept: each run decides anew.
+    target = AutoTarget(
+        {how: make for how, make in target.makers.items() if how not in ("iree", "native")}
+    )
     executable = target.compile(module, CompileOptions())
     slots = [a for a in module.signature.arguments if a.role != "weight"]
     arrays = [

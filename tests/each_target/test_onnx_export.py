@@ -156,6 +156,22 @@ def test_what_onnx_cannot_say_is_refused_with_its_place():
     assert caught.value.report[0].op == "stablehlo.cholesky"
 
 
+@pytest.mark.parametrize("name", ["divide", "remainder"])
+def test_dividing_by_nothing_does_not_end_the_process(name):
+    from anychip.ops.interp import evaluate
+
+    module = Module.from_mlir(
+        f"""func.func @main(%x: tensor<5xi32>, %y: tensor<5xi32>) -> tensor<5xi32> {{
+          %0 = stablehlo.{name} %x, %y : tensor<5xi32>
+          return %0 : tensor<5xi32>
+        }}"""
+    )
+    x = np.array([7, 7, -(2**31), -7, 0], np.int32)
+    y = np.array([0, -1, -1, 2, 0], np.int32)
+    (got,) = discover().target("cpu:onnxruntime").compile(module, CompileOptions()).run(x, y)
+    np.testing.assert_array_equal(got, np.asarray(evaluate(module, x, y)[0]))
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_unknown_options_are_refused(target):
     module = Module.from_mlir(

@@ -261,7 +261,28 @@ def _divide(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
     return apply(g, op, [x, y], lambda g, n, wide: _quotient(g, n, wide))
 
 
+def _whole_division(g: Graph, names: list[str], wide: str, kind: str) -> str:
+    """Integers: runtimes die of a divisor of 0, and of -1 under the least number.
+
+    StableHLO: x / 0 is -1 (all bits set), the remainder then x.
+    """
+    x, y = names
+    a = _Arithmetic(g, wide)
+    fmod = {"fmod": 1} if kind == "Mod" else {}
+    known = g.arrays.get(y)
+    if known is not None and not ((known == 0) | (known == -1)).any():
+        return g.node(kind, names, **fmod)
+    is_zero, is_minus = a.Equal(y, 0), a.Equal(y, -1)
+    safe = a.Where(a.Or(is_zero, is_minus), 1, y)
+    made = g.node(kind, [x, safe], **fmod)
+    if kind == "Mod":
+        return a.Where(is_zero, x, made)
+    return a.Where(is_zero, -1, a.Where(is_minus, a.Sub(0, x), made))
+
+
 def _quotient(g: Graph, names: list[str], wide: str) -> str:
+    if dtype(wide).kind != "float":
+        return _whole_division(g, names, wide, "Div")
     one = g.scalar(names[0])
     below = g.producer.get(names[1])
     if one == 1.0 and below is not None and below.op_type == "Add":
@@ -358,7 +379,13 @@ def _add(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
 
 def _remainder(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
     """With the sign of the dividend, as C's fmod."""
-    return apply(g, op, [x, y], lambda g, n, _: g.node("Mod", n, fmod=1))
+
+    def make(g: Graph, names: list[str], wide: str) -> str:
+        if dtype(wide).kind == "float":
+            return g.node("Mod", names, fmod=1)
+        return _whole_division(g, names, wide, "Mod")
+
+    return apply(g, op, [x, y], make)
 
 
 def _power(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
