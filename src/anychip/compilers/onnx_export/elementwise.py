@@ -268,13 +268,13 @@ def _whole_division(g: Graph, names: list[str], wide: str, kind: str) -> str:
     """
     x, y = names
     a = _Arithmetic(g, wide)
-    fmod = {"fmod": 1} if kind == "Mod" else {}
+    fmod = 1 if kind == "Mod" else None
     known = g.arrays.get(y)
     if known is not None and not ((known == 0) | (known == -1)).any():
-        return g.node(kind, names, **fmod)
+        return g.node(kind, names, fmod=fmod)
     is_zero, is_minus = a.Equal(y, 0), a.Equal(y, -1)
     safe = a.Where(a.Or(is_zero, is_minus), 1, y)
-    made = g.node(kind, [x, safe], **fmod)
+    made = g.node(kind, [x, safe], fmod=fmod)
     if kind == "Mod":
         return a.Where(is_zero, x, made)
     return a.Where(is_zero, -1, a.Where(is_minus, a.Sub(0, x), made))
