@@ -99,9 +99,7 @@ MODELS: dict[str, Callable[[int], Any]] = {
 def ours(model: Any, inputs: Sequence[Any]) -> tuple[dict[str, Run], Any]:
     """cpu:auto undecided: it is made to choose later, on a quiet machine."""
     if isinstance(model, Path):
-        module = load(model)
-        if module.signature.symbols:
-            module = module.specialise(_sizes(module, inputs))
+        module = load(model, dims=_sizes(model, inputs))
     else:
         module = load(model, tuple(inputs))
     from anychip.compilers.auto import AutoTarget
@@ -121,14 +119,19 @@ def ours(model: Any, inputs: Sequence[Any]) -> tuple[dict[str, Run], Any]:
     return {"cpu:auto": lambda: [np.asarray(r) for r in executable.run(*arrays)]}, executable
 
 
-def _sizes(module: Any, inputs: Sequence[Any]) -> dict[str, int]:
-    slots = [a for a in module.signature.arguments if a.role == "input"]
-    return {
-        dim: int(size)
-        for a, x in zip(slots, inputs, strict=True)
-        for dim, size in zip(a.shape, x.shape, strict=True)
-        if isinstance(dim, str)
-    }
+def _sizes(path: Path, inputs: Sequence[Any]) -> dict[str, int]:
+    """The size of each symbolic dimension of the file's inputs, which these examples fix."""
+    import onnx
+
+    sizes: dict[str, int] = {}
+    for declared, x in zip(onnx.load(path).graph.input, inputs, strict=True):
+        for axis, (dim, size) in enumerate(
+            zip(declared.type.tensor_type.shape.dim, x.shape, strict=True)
+        ):
+            if not dim.dim_value:
+                named = dim.dim_param.strip("?")
+                sizes[named or f"{declared.name}_{axis}"] = int(size)
+    return sizes
 
 
 def peers(model: Any, inputs: Sequence[Any], with_compile: bool) -> dict[str, Run]:
