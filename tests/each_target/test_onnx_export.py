@@ -122,6 +122,27 @@ def test_the_graph_keeps_what_runtimes_fuse():
     assert kinds["Expand"] == 0, kinds
 
 
+def test_hard_swish_is_recognised_however_it_is_written():
+    three, zero, six = (f"dense<{v}> : tensor<4xf32>" for v in ("3.0", "0.0", "6.0"))
+    head = f"""func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> {{
+      %t = stablehlo.constant {three}
+      %z = stablehlo.constant {zero}
+      %s = stablehlo.constant {six}
+      %a = stablehlo.add %x, %t : tensor<4xf32>
+      %b = stablehlo.maximum %a, %z : tensor<4xf32>
+      %c = stablehlo.minimum %b, %s : tensor<4xf32>"""
+    tails = (
+        "%d = stablehlo.divide %c, %s : tensor<4xf32> %e = stablehlo.multiply %x, %d",
+        "%d = stablehlo.multiply %c, %x : tensor<4xf32> %e = stablehlo.divide %d, %s",
+    )
+    x = np.array([-4, -1, 1, 4], np.float32)
+    for tail in tails:
+        module = Module.from_mlir(f"{head}\n{tail} : tensor<4xf32> return %e : tensor<4xf32> }}")
+        assert [n.op_type for n in export(module).model.graph.node] == ["HardSwish"]
+        (got,) = discover().target("cpu:onnxruntime").compile(module, CompileOptions()).run(x)
+        np.testing.assert_allclose(got, x * np.clip(x + 3, 0, 6) / 6, rtol=1e-6)
+
+
 def test_large_weights_are_by_name_only():
     text = """func.func @main(%w: tensor<256x64xf32> loc("w"), %x: tensor<2x64xf32> loc("x"))
       -> tensor<2x256xf32> {

@@ -283,6 +283,11 @@ def _whole_division(g: Graph, names: list[str], wide: str, kind: str) -> str:
 def _quotient(g: Graph, names: list[str], wide: str) -> str:
     if dtype(wide).kind != "float":
         return _whole_division(g, names, wide, "Div")
+    gated = g.producer.get(names[0])
+    if gated is not None and gated.op_type == "Mul" and g.scalar(names[1]) == 6.0:
+        for x, gate in (list(gated.input), list(gated.input)[::-1]):
+            if wide == "f32" and _gates(g, gate, x):
+                return g.node("HardSwish", [x])
     one = g.scalar(names[0])
     below = g.producer.get(names[1])
     if one == 1.0 and below is not None and below.op_type == "Add":
