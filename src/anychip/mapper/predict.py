@@ -110,28 +110,31 @@ def predict(
     shards: Shards,
     workload: Workload,
     *,
-    is_simulated: bool = False,
+    simulated: dict[str, tuple[float, float]] | None = None,
 ) -> Prediction:
     """Point values of one copy of the model on `shards.chips` chips like `machine`, in closed form
-    or, slower, with each step scheduled on the family's machine model."""
+    or, slower, with each step scheduled on the family's machine model: then `simulated` has the
+    seconds of a step and of its slowest stage, by step, and gets those it lacks."""
     at = placement(needed, machine, shards, workload)
     parts, tokens = needed.micro_batches, workload.batch * workload.generate
 
-    def timed(table: Table) -> tuple[StepCost, float, float]:
+    def timed(name: str, table: Table) -> tuple[StepCost, float, float]:
         cost = step_cost(table, machine, shards, at)
-        if not is_simulated:
+        if simulated is None:
             return cost, cost.seconds, cost.stage_s
-        made = simulate(table, machine, shards, at)
-        return cost, made.seconds, made.stage_s
+        if name not in simulated:
+            made = simulate(table, machine, shards, at)
+            simulated[name] = (made.seconds, made.stage_s)
+        return cost, *simulated[name]
 
-    def step(table: Table) -> tuple[float, float | None]:
-        cost, once, stage = timed(table)
+    def step(name: str, table: Table) -> tuple[float, float | None]:
+        cost, once, stage = timed(name, table)
         seconds = max(once, parts * stage)
         return seconds, step_joules(table, machine, cost, seconds, parts)
 
-    steps = [step(table) for table in needed.decode]
+    steps = [step(f"decode {i}", table) for i, table in enumerate(needed.decode)]
     tpot = (steps[0][0] + steps[1][0]) / 2
-    fill, once, stage = timed(needed.prefill)
+    fill, once, stage = timed("prefill", needed.prefill)
     ttft = once + (needed.passes - 1) * stage
     filling = step_joules(needed.prefill, machine, fill, ttft, needed.passes)
     latency = ttft + (workload.generate - 1) * tpot

@@ -21,6 +21,8 @@ from anychip.mapper.surface import Surface, Surfaces
 from anychip.mapper.workload import Workload
 from anychip.twin import MODELS, Placement, Shards, machine, shardings
 
+UNTIMED = ("tdp_w", "idle_w", "mac_j", "system_w", "j_per_byte", "usd", "usd_per_hour")
+"""Ends of the names of facts that do not change how long a step takes."""
 WORTH = 0.05
 """What a larger count must gain over a smaller one, relative, to be taken."""
 
@@ -70,6 +72,16 @@ class Found:
     systems: tuple[SystemSpec, ...]
     option: Option
     why_precision: str
+    times: dict[tuple[tuple[str, float], ...], dict[str, tuple[float, float]]] = field(
+        default_factory=dict[tuple[tuple[str, float], ...], dict[str, tuple[float, float]]],
+        repr=False,
+        compare=False,
+    )
+
+    def _simulated(self, turned: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+        """What was simulated with these facts, as far as they bear on time."""
+        bearing = {key: value for key, value in turned.items() if not key.endswith(UNTIMED)}
+        return self.times.setdefault(tuple(sorted(bearing.items())), {})
 
     @property
     def is_simulated(self) -> bool:
@@ -85,7 +97,7 @@ class Found:
             one,
             option.shards,
             self.plan.workload,
-            is_simulated=self.is_simulated,
+            simulated=self._simulated(turned or {}) if self.is_simulated else None,
         )
         return priced(again, self.option.price)
 
