@@ -3,10 +3,10 @@
     python bench/spatial_error.py [--left-out] [--time] [-o out.json]
 
 Each row is a published decode rate of one user, with the deployment it is simulated on: the chips
-published, else the smallest division whose chips hold a layer with its cache. Prints simulated,
-closed-form and published tokens/s. `--left-out` sets each family's fitted number without the rows
-of one model and judges those, in turn, for every model. `--time` also measures one Llama-3.1-70B
-step on 576 LPUs.
+published, else the fewest that hold the model; of LPUs, a node of eight to each layer. Prints
+simulated, closed-form and published tokens/s. `--left-out` sets each family's fitted number
+without the rows of one model and judges those, in turn, for every model. `--time` also measures one
+Llama-3.1-70B step on 576 LPUs.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ ROWS = (
         **GROQ,
         id="GQ04",
         model="llama-2-7b",
-        tensor=2,
-        pipeline=32,
+        tensor=8,
+        pipeline=6,
         context=2048,
         published=750,
         note="fit; chips not published",
@@ -91,8 +91,8 @@ ROWS = (
         **GROQ,
         id="GQ06",
         model="llama-3.1-8b",
-        tensor=2,
-        pipeline=34,
+        tensor=8,
+        pipeline=6,
         context=1100,
         published=800,
         note="fit; chips not published",
@@ -101,8 +101,8 @@ ROWS = (
         **GROQ,
         id="GQ07",
         model="llama-3.1-8b",
-        tensor=2,
-        pipeline=34,
+        tensor=8,
+        pipeline=6,
         context=1100,
         published=751,
         note="fit; chips not published",
@@ -215,7 +215,7 @@ def main() -> None:
 
 
 FITTED = {
-    "groq-lpu": ("about.slice_pass_cycles_count", range(100, 405, 10)),
+    "groq-lpu": ("about.slice_pass_cycles_count", range(100, 805, 20)),
     "cerebras-wse3": ("about.sum_step_cycles_count", range(4, 61, 2)),
 }
 """The one fitted number of a family, and the values tried."""

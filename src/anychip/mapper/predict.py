@@ -94,6 +94,8 @@ def placement(needed: Tables, machine: Machine, shards: Shards, workload: Worklo
     tokens = workload.batch * workload.prompt / needed.passes
     prefill = share(needed.prefill, shards).activation_bytes * min(1.0, PASS_TOKENS / tokens)
     widest = max(stored.activation_bytes, prefill)
+    if machine.family == "lpu":  # a static schedule cuts a prompt into passes as short as fit
+        widest = stored.activation_bytes
     return place(
         type(stored)(
             weight_bytes=stored.weight_bytes,

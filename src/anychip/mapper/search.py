@@ -160,6 +160,8 @@ def _options(
     hour = price(spec, system)
     found: list[Option] = []
     for shards in shardings(count, surface.model.facts.layers, experts=experts):
+        if shards.tensor > one.about.get("node_chips_count", shards.tensor):
+            continue  # no deployment is known in which chips of several nodes share a layer
         needed = whole if shards.pipeline == 1 else tables(surface, workload, shards.pipeline)
         at = placement(needed, one, shards, workload)
         if not at.fits:

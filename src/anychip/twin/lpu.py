@@ -80,17 +80,22 @@ def program(task: Task) -> Program:
     held: dict[str, list[tuple[str, float]]] = {}
     chips: dict[str, int] = {}
     last = ""
-    for stage, (rows, caller) in zip(_stages(task), task.table.order, strict=True):
+    for index, (stage, (rows, caller)) in enumerate(
+        zip(_stages(task), task.table.order, strict=True)
+    ):
         name = _name(stage, task.shards.tensor)
         key = (rows, len(stage))
         if key not in known:
             known[key] = len(blocks)
             blocks.append(_block(_over(task, len(stage)), chip, rows))
+        # What all stages do together is no stage's own time.
+        serial = stage.start if len(stage) == 1 else task.shards.pipeline + index
         if last and name != last:
-            runs.append(Run(0, at={"chip": last, "next": name}, stage=stage.start, tag=caller))
-        runs.append(Run(known[key], at={"chip": name}, stage=stage.start, tag=caller))
-        parts = held.setdefault(name, [])
-        parts.append((task.title(rows, caller), task.stored(rows) / len(stage)))
+            runs.append(Run(0, at={"chip": last, "next": name}, stage=serial, tag=caller))
+        runs.append(Run(known[key], at={"chip": name}, stage=serial, tag=caller))
+        for each in stage:
+            parts = held.setdefault(_name(range(each, each + 1), task.shards.tensor), [])
+            parts.append((task.title(rows, caller), task.stored(rows) / len(stage)))
         chips[name] = task.shards.tensor * len(stage)
         last = name
     return Program(
@@ -107,26 +112,20 @@ def program(task: Task) -> Program:
 
 
 def _stages(task: Task) -> list[range]:
-    """The stages each part of the model runs on. Layers take one each. An embedding or a head that
-    is too large for one takes as many as hold it, where there are enough; they work as one group.
-    """
+    """The stages each part of the model runs on. Layers take one each, evenly. An embedding or a
+    head that would take more than a tenth of a chip is spread over the chips of all stages, which
+    then work on it as one group."""
     order, room = task.table.order, task.machine.levels[-1].capacity_bytes
-    wide = [0 if caller.layer else math.floor(task.stored(rows) / room) for rows, caller in order]
-    wide = [count + 1 if count else 0 for count in wide]
-    left = task.shards.pipeline - sum(wide)
-    if not any(wide) or left < 1:
+    stages = task.shards.pipeline
+    is_spread = [not c.layer and task.stored(rows) > 0.1 * room for rows, c in order]
+    layers = sum(bool(caller.layer) for _, caller in order)
+    if stages == 1 or not layers:
         return [range(stage, stage + 1) for stage in task.stage_of()]
-    layers = max(1, sum(bool(caller.layer) for _, caller in order))
-    stages, first, seen = min(left, layers), 0, 0
     each: list[range] = []
-    for count, (_, caller) in zip(wide, order, strict=True):
-        if count:  # what follows starts on the stage after it
-            begin = each[-1].stop if each else 0
-            each.append(range(begin, begin + count))
-            first = begin + count if not seen else first
-            continue
-        at = first + min(stages - 1, seen * stages // layers)
-        each.append(range(at, at + 1))
+    seen = 0
+    for spread, (_, caller) in zip(is_spread, order, strict=True):
+        at = min(stages - 1, seen * stages // layers)
+        each.append(range(stages) if spread else range(at, at + 1))
         seen += bool(caller.layer)
     return each
 

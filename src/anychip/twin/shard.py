@@ -94,13 +94,15 @@ def place(part: Share, machine: Machine) -> Placement:
     """The nearest memory level that may hold weights and has room, else the largest that may."""
     levels = [i for i, level in enumerate(machine.levels) if "weights" in level.holds]
     placements = [
-        Placement(level=i, share=part, capacity_bytes=_usable(machine.levels[i]))
+        Placement(level=i, share=part, capacity_bytes=_usable(machine, machine.levels[i]))
         for i in reversed(levels)
     ]
     return next((p for p in placements if p.fits), placements[-1])
 
 
-def _usable(level: Level) -> float:
+def _usable(machine: Machine, level: Level) -> float:
+    if machine.family == "lpu":  # a static schedule has no runtime, allocator or fragments
+        return level.capacity_bytes
     return level.capacity_bytes * (1.0 - RESERVE)
 
 
