@@ -37,6 +37,7 @@ class Spread:
         """The 80 % Estimate of `value`; its provenance names what the interval comes from."""
         how = "machine model" if is_simulated else "closed form"
         named = ", ".join(f"{name} ({part:.0%})" for name, part in self.drivers[:4])
+        named = named.replace("the closed form itself", f"the {how} itself")
         return Estimate(
             value=value,
             low=value * math.exp(-self.down),
