@@ -97,7 +97,7 @@ def _positions(
 ) -> str:
     """The flat position in the operand of every element of the gather's result (or update).
 
-    Without `clamp`, windows that do not fit get the position one past the end.
+    Without `clamp`, elements that fall outside get the position one past the end, each by itself.
     """
     rank = len(updates)
     batch = [d for d in range(rank) if d not in dims.update_window]
@@ -113,18 +113,23 @@ def _positions(
     spread = [1] * rank
     for d, size in zip(batch, lead, strict=True):
         spread[d] = size
+    kept = [d for d in range(len(operand)) if d not in (*dims.inserted_window, *dims.operand_batch)]
+    places = dict(zip(kept, sorted(dims.update_window), strict=True))
     total, inside = g.constant(np.zeros((1,) * rank, np.int64)), ""
     for column, d in enumerate(dims.scattered):
         one = g.node("Gather", [name, g.constant(column, "i64")], axis=len(lead))
         one = g.reshape(one, spread)
-        most = g.constant(operand[d] - window[d], "i64")
         zero = g.constant(0, "i64")
         if clamp:
-            one = g.node("Clip", [one, zero, most])
+            one = g.node("Clip", [one, zero, g.constant(operand[d] - window[d], "i64")])
         else:
+            reach, last = one, g.constant(operand[d] - 1, "i64")
+            if d in places:
+                steps = g.constant(_line(rank, places[d], updates[places[d]], 1))
+                reach = g.node("Add", [one, steps])
             fits = g.node(
                 "And",
-                [g.node("GreaterOrEqual", [one, zero]), g.node("LessOrEqual", [one, most])],
+                [g.node("GreaterOrEqual", [reach, zero]), g.node("LessOrEqual", [reach, last])],
             )
             inside = g.node("And", [inside, fits]) if inside else fits
         total = g.node("Add", [total, g.node("Mul", [one, g.constant(strides[d], "i64")])])
@@ -132,8 +137,7 @@ def _positions(
         place = batch[at - (at > dims.index_vector)]
         line = _line(rank, place, updates[place], strides[d])
         total = g.node("Add", [total, g.constant(line)])
-    kept = [d for d in range(len(operand)) if d not in (*dims.inserted_window, *dims.operand_batch)]
-    for place, d in zip(sorted(dims.update_window), kept, strict=True):
+    for d, place in places.items():
         line = _line(rank, place, updates[place], strides[d])
         total = g.node("Add", [total, g.constant(line)])
     if inside:

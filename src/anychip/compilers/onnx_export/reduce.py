@@ -107,7 +107,8 @@ def _is_iota(g: Graph, t: Tensor, dim: int) -> bool:
 def _sort(g: Graph, op: OpView, *tensors: Tensor) -> Any:
     """By one key with LT or GT: TopK of all, whose ties keep their order."""
     key, is_rising = _key(op.regions[0])
-    axis, size = op.attributes["dimension"], tensors[0].shape[op.attributes["dimension"]]
+    axis = op.attributes.get("dimension", -1)
+    size = tensors[0].shape[axis]
     if size is None:
         raise UnsupportedError("a sort of a size known only when running")
     names = [g.whole(t) for t in tensors]
@@ -138,6 +139,9 @@ def _key(block: Block) -> tuple[int, bool]:
     (a,), (b,) = lhs, rhs
     if a // 2 != b // 2 or a == b:
         raise UnsupportedError("ONNX sorts by comparing one key with itself only")
+    is_bare = all(v in block.arguments for v in last.operands)
+    if is_bare and last.attributes.get("compare_type") == "TOTALORDER":
+        raise UnsupportedError("ONNX has no total order of floats (-0 before 0, NaN by its sign)")
     return a // 2, (how == "LT") == (a < b)
 
 
