@@ -37,7 +37,7 @@ _STATIC = _overlap(
 
 FAMILIES: Mapping[str, FamilyModel] = {
     "simt": FamilyModel(overlap=_SIMT, decode_error=0.2, prefill_error=0.4),
-    "systolic": FamilyModel(overlap=_SIMT, decode_error=0.15, prefill_error=0.3),
+    "systolic": FamilyModel(overlap=_SIMT, decode_error=0.15, prefill_error=0.5),
     "lpu": FamilyModel(overlap=_STATIC, decode_error=0.3, prefill_error=0.5),
     "wafer": FamilyModel(overlap=_STATIC, decode_error=0.4, prefill_error=0.6),
     "dimc": FamilyModel(overlap=_STATIC, decode_error=0.5, prefill_error=0.6),
