@@ -49,6 +49,7 @@ METRICS = {
     "throughput_output_per_gpu": ("chip_tok_s", 1.0),
     "throughput_output_system": ("chip_tok_s", 1.0),  # times the chips
     "energy_per_output_token": ("j_per_tok", 1.0),
+    "system_wall_power": ("j_per_tok", 1.0),  # times the tokens a second
     "prefill_tok_s": ("ttft_s", 1.0),
 }
 """Published metric → (our quantity, factor to its unit)."""
@@ -244,6 +245,21 @@ class Predictor:
             raise UnsupportedError(f"{model.name} at {precision} does not fit {chips} {build.chip}")
         served, copies, number = best
         quantity = METRICS[row.metric][0]
+        shards = f"{copies} x tp{chips // copies}"
+        if quantity == "j_per_tok":
+            one = replace(system, counts=(chips // copies,))
+            joules = self._joules(model, precision, build, spec, one, lengths, number)
+            rate = served.steady_tok_s * copies if row.metric == "system_wall_power" else 1.0
+            return Value(
+                value=joules.value * rate,
+                low=joules.low * rate,
+                high=joules.high * rate,
+                chip=build.chip,
+                family=spec.family,
+                model=model.name,
+                shards=shards,
+                how="serving",
+            )
         values = {
             "ttft_s": float(served.ttft_s.mean()) * 1e3,
             "tpot_s": float(served.tpot_s.mean()) * 1e3,
@@ -262,9 +278,41 @@ class Predictor:
             chip=build.chip,
             family=spec.family,
             model=model.name,
-            shards=f"{copies} x tp{chips // copies}",
+            shards=shards,
             how="serving",
         )
+
+    def _joules(
+        self,
+        model: LanguageModel,
+        precision: str,
+        build: Build,
+        spec: ChipSpec,
+        system: SystemSpec,
+        lengths: Lengths,
+        users: int,
+    ) -> Estimate:
+        """Joules an answer token, of the closed form at the sequences the server holds in the mean:
+        caches are on average not full, and the closed form takes each at its longest."""
+        users = max(
+            1, round(users * (1 - lengths.generate / 2 / (lengths.prompt + lengths.generate)))
+        )
+        key = (build, model.name, precision, system.counts, lengths, users, "joules")
+        if key not in self.kept:
+            question = Question(
+                model=model,
+                workload=Workload(lengths.prompt, lengths.generate, users),
+                precisions=self.precisions,
+                objective="throughput",
+                precision=precision,
+                surfaces=self.surfaces,
+            )
+            found = search(question, spec, (system,))
+            self.kept[key] = estimates(found, model)["j_per_tok"]
+        joules = self.kept[key]
+        if not isinstance(joules, Estimate):
+            raise Skip(f"{build.chip} has no j_per_tok: its spec lacks a power figure")
+        return joules
 
     def _stack(self, row: Published) -> Stack:
         """The one named as back end, else one that author or source name; audited benchmarks are
