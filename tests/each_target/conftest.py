@@ -111,17 +111,7 @@ def one_node() -> Callable[..., bytes]:
             imports.append(helper.make_opsetid(domain, 3 if domain == "ai.onnx.ml" else 1))
         return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
 
-    made: dict[str, LanguageModel] = {}
-
-    def shared(tokenizer: Any = None, **options: Any) -> LanguageModel:
-        if tokenizer is not None:
-            return make(tokenizer=tokenizer, **options)
-        key = repr(sorted(options.items()))
-        if key not in made:
-            made[key] = make(**options)
-        return made[key]
-
-    return shared
+    return make
 
 
 @pytest.fixture(scope="session")

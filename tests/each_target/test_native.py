@@ -465,10 +465,12 @@ def test_composites_without_a_kernel_are_done_by_xla(name, number):
     assert [row.op for row in executable.coverage.rows if row.fate == "fallback"] == [name]
 
 
-def test_too_many_pieces_are_refused_with_the_list(monkeypatch, tiny_gguf):
+def test_too_many_pieces_are_refused_with_the_list(monkeypatch):
     from anychip.compilers.native import target
 
-    monkeypatch.setattr(target, "MOST_PIECES", 1)
+    monkeypatch.setattr(target, "MOST_PIECES", 0)
+    gelu = COMPOSITES["anychip.gelu"]
     with pytest.raises(UnsupportedError, match="one by one") as caught:
-        build(NativeTarget(), load(tiny_gguf(format="q6_K")), 1, 64)
+        compiled(gelu, gelu.examples[1])
+    assert {row.op for row in caught.value.report} == {"anychip.gelu"}
     assert {row.fate for row in caught.value.report} == {"unsupported"}

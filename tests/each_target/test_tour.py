@@ -15,5 +15,5 @@ def test_the_tour_runs_and_finds_paris(smollm2):
     )
     assert done.returncode == 0, done.stderr
     assert "The capital of France is Paris" in done.stdout
-    assert "estimated, not measured" in done.stdout
+    assert "simulated, not measured" in done.stdout
     assert "per million tokens" in done.stdout

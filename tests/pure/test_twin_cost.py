@@ -104,7 +104,18 @@ def test_doubling_the_batch_never_lowers_the_step(hand_chip, table: Table, shard
     one = machine(hand_chip())
     single = step_cost(table, one, shards).seconds
     double = step_cost(table.at_batch(2), one, shards).seconds
-    assert single * (1 - 1e-9) <= double <= 2 * single * (1 + 1e-9)
+    assert double >= single * (1 - 1e-9)
+
+
+@given(tables(), some_shards)
+@settings(max_examples=60, deadline=None)
+def test_doubling_the_batch_at_most_doubles_the_step(hand_chip, table: Table, shards: Shards):
+    """Where no cache holds activations: what stops fitting in one costs more than twice."""
+    spec = hand_chip()
+    one = machine(replace(spec, memory=spec.memory[:1]))
+    single = step_cost(table, one, shards).seconds
+    double = step_cost(table.at_batch(2), one, shards).seconds
+    assert double <= 2 * single * (1 + 1e-9)
 
 
 @given(tables(), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 3]))
