@@ -26,7 +26,7 @@ import numpy as np
 from anychip import load
 from anychip.core import AnychipError, CompileOptions, discover, dtype, machine_name
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "zoo" / "builders"))
 Run = Callable[[], Any]
 BURST = 3
 
@@ -48,7 +48,7 @@ def bert(batch: int) -> Any:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    model = BertModel(BertConfig(), attn_implementation="sdpa").eval()
+    model = BertModel(BertConfig(attn_implementation="sdpa")).eval()
     return model, (torch.randint(0, 30000, (batch, 128)), torch.ones(batch, 128, dtype=torch.long))
 
 

@@ -225,3 +225,80 @@ def test_unknown_options_are_refused(target):
         made.compile(module, CompileOptions(extra={SETTING[target]: "int8"}))
     (got,) = made.compile(module, CompileOptions()).run(np.ones(2, np.float32))
     np.testing.assert_array_equal(got, [1, 1])
+
+
+def runs_alike(module, *inputs, targets=TARGETS):
+    """Both runtimes give the interpreter's numbers; returns the kinds of nodes."""
+    from anychip.ops.interp import evaluate
+
+    want = [np.asarray(r) for r in evaluate(module, *inputs)]
+    for target in targets:
+        got = [
+            np.asarray(r)
+            for r in discover().target(target).compile(module, CompileOptions()).run(*inputs)
+        ]
+        assert mismatch(got, want, 64) is None, target
+    return Counter(n.op_type for n in export(module).model.graph.node)
+
+
+def traced(function, *examples):
+    from anychip.frontends.load import load_any
+
+    return load_any(function, examples, home=None, options={})
+
+
+def test_images_enlarged_by_repeating_are_one_resize():
+    import jax.numpy as jnp
+
+    x = np.random.default_rng(0).standard_normal((1, 2, 3, 4)).astype(np.float32)
+
+    def by_broadcast(x):
+        wide = jnp.broadcast_to(x[:, :, :, None], (1, 2, 3, 2, 4)).reshape(1, 2, 6, 4)
+        return jnp.broadcast_to(wide[..., None], (1, 2, 6, 4, 3)).reshape(1, 2, 6, 12)
+
+    def by_rows(x):
+        return jnp.take(jnp.take(x, np.arange(6) // 2, 2), np.arange(12) // 3, 3)
+
+    assert runs_alike(traced(by_broadcast, x), x) == {"Resize": 1}
+    kinds = runs_alike(traced(by_rows, x), x)
+    assert kinds["Resize"] == 1, kinds
+    assert kinds["Gather"] == 0, kinds
+
+
+def test_a_batch_of_one_does_not_hide_the_heads_of_attention():
+    import jax.numpy as jnp
+
+    from anychip.ops.composites import softmax
+
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 4)).astype(np.float32)
+
+    def attend(x):
+        return jnp.matmul(softmax(jnp.matmul(x, x.transpose(0, 1, 3, 2)), axis=-1), x)
+
+    kinds = runs_alike(traced(attend, x), x)
+    assert kinds["MatMul"] == 2
+    assert kinds["Reshape"] == 0, kinds
+
+
+def test_a_mean_that_leaves_out_the_padding_is_one_pool():
+    import jax.numpy as jnp
+    from jax import lax
+
+    x = np.random.default_rng(0).standard_normal((1, 2, 6, 6)).astype(np.float32)
+
+    def total(x):
+        edge = ((0, 0), (0, 0), (1, 1), (1, 1))
+        return lax.reduce_window(x, 0.0, lax.add, (1, 1, 3, 3), (1, 1, 2, 2), edge)
+
+    mean = traced(lambda x: total(x) / total(jnp.ones_like(x)), x)
+    assert runs_alike(mean, x) == {"AveragePool": 1}
+
+
+def test_clamps_and_factors_of_one_leave_nothing_behind():
+    import jax.numpy as jnp
+    from jax import lax
+
+    x = np.array([[-1.0, 0.5, 2.0]], np.float32)
+    low, high = jnp.zeros((1, 3)), jnp.ones((1, 3))
+    assert runs_alike(traced(lambda x: lax.clamp(low, x * low + x * high, high), x), x)["Clip"] == 1
+    assert runs_alike(traced(lambda x: x * high + 1, x), x) == {"Add": 1}

@@ -222,6 +222,11 @@ def _compare(g: Graph, op: OpView, lhs: Tensor, rhs: Tensor) -> Tensor:
 
 def _select(g: Graph, op: OpView, which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     element = yes.dtype
+    known = g.arrays.get(which.name)
+    if known is not None and (known.all() or not known.any()) and None not in op.outputs[0].shape:
+        kept = yes if known.all() else no
+        if len(kept.shape) == len(op.outputs[0].shape):
+            return Tensor(kept.name, kept.held, op.outputs[0].shape, element, kept.target)
     wide = {"i1": "i32", "ui64": "i64"}.get(element) or computing_type(element)
     names = [t.name if element == wide else g.cast(t.name, wide) for t in (yes, no)]
     made = g.node("Where", [which.name, *names])
@@ -232,6 +237,11 @@ def _select(g: Graph, op: OpView, which: Tensor, yes: Tensor, no: Tensor) -> Ten
 
 
 def _clamp(g: Graph, op: OpView, low: Tensor, x: Tensor, high: Tensor) -> Tensor:
+    ends = [g.scalar(low.name), g.scalar(high.name)]
+    if None not in ends:
+        low, high = (
+            Tensor(g.constant(end, low.dtype), (), (), low.dtype) for end in ends if end is not None
+        )
     if low.shape == () and high.shape == ():
         return apply(g, op, [low, high, x], lambda g, n, _: g.node("Clip", [n[2], n[0], n[1]]))
     return apply(
@@ -255,6 +265,8 @@ def _convert(g: Graph, op: OpView, x: Tensor) -> Tensor:
 
 
 def _divide(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
+    if x.name in g.windows and g.windows.get(y.name) == g.windows[x.name]:
+        return Tensor(_inside(g, x), x.held, x.shape, x.dtype, x.target)
     by = g.scalar(y.name)
     if by and dtype(x.dtype).kind == "float" and (mean := _mean(g, x, by)):
         return Tensor(mean, x.held, x.shape, x.dtype, x.target)
@@ -299,6 +311,15 @@ def _quotient(g: Graph, names: list[str], wide: str) -> str:
                 if turned is not None and turned.op_type == "Neg":
                     return g.node("Sigmoid", [turned.input[0]])
     return g.node("Div", names)
+
+
+def _inside(g: Graph, x: Tensor) -> str:
+    """A window's sum divided by how many elements it covers, padding not counted."""
+    pool = g.producer[g.producer[x.name].input[0]]
+    given: dict[str, Any] = {
+        a.name: list(a.ints) for a in pool.attribute if a.name != "count_include_pad"
+    }
+    return g.node("AveragePool", list(pool.input), count_include_pad=0, **given)
 
 
 def _mean(g: Graph, x: Tensor, count: float) -> str:
@@ -347,6 +368,9 @@ def _extreme(kind: str) -> Make:
 def _multiply(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
     if x.dtype == "i1":
         return _plain("And", g, op, x, y)
+    for one, unit in ((x, y), (y, x)):
+        if g.scalar(unit.name) == 1 and len(one.shape) == len(unit.shape):
+            return Tensor(one.name, one.held, op.outputs[0].shape, one.dtype, one.target)
     return apply(g, op, [x, y], _product)
 
 

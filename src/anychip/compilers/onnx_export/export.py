@@ -87,6 +87,7 @@ def export(module: Module, *, fused: bool = True) -> Exported:
             arguments.append(Tensor(name, known.shape, known.shape, argument.dtype))
             continue
         name = graph.reserve(argument.name)
+        graph.sizes[name] = value.spec.shape
         arguments.append(Tensor(name, value.spec.shape, value.spec.shape, value.spec.dtype))
         if argument.role == "weight" and argument.name in module.weights:
             weights[name] = module.weights[argument.name]
@@ -235,10 +236,12 @@ class _Walker:
     def _typed(self, op: OpView, made: Any) -> list[Tensor]:
         results: list[Tensor] = list(made) if isinstance(made, list | tuple) else [made]
         assert len(results) == len(op.outputs), op
-        return [
+        tensors = [
             t if isinstance(t, Tensor) else Tensor(t, s.shape, s.shape, s.dtype)
             for t, s in zip(results, op.outputs, strict=True)
         ]
+        self._graph.sizes.update((t.name, t.held) for t in tensors)
+        return tensors
 
     def _bodies(self, op: OpView, env: dict[Value, Tensor]) -> list[Callable[..., list[Tensor]]]:
         def run(region: Block, arguments: list[Tensor]) -> list[Tensor]:

@@ -81,6 +81,8 @@ class Graph:
         self.arrays: dict[str, np.ndarray] = {}
         self.counts: dict[str, int] = {}  # how many numbers each element of a sum adds
         self.kept_shape: dict[str, Shape] = {}  # a reduction's shape with its dimensions kept
+        self.sizes: dict[str, Shape] = {}  # of tensors, where known
+        self.windows: dict[str, Any] = {}  # the window that an element adds (or counts) over
         self._known: dict[Any, str] = {}
         self._taken: set[str] = set()
         self._count = 0
@@ -153,6 +155,7 @@ class Graph:
             self.initializers.append(tensor)
             self.constants.add(name)
             self.arrays[name] = array
+            self.sizes[name] = array.shape
             self._known[key] = name
         return self._known[key]
 
@@ -170,13 +173,20 @@ class Graph:
         made = self.producer.get(name)
         if made is not None and made.op_type == "Reshape" and not made.attribute:
             name = made.input[0]
+        if None not in shape and self.sizes.get(name) == tuple(shape):
+            return name
         sizes = self.ints(*(-1 if d is None else d for d in shape))
-        return self.node("Reshape", [name, sizes], allowzero=1 if 0 in shape else None)
+        name = self.node("Reshape", [name, sizes], allowzero=1 if 0 in shape else None)
+        self.sizes[name] = tuple(shape)
+        return name
 
     def transpose(self, name: str, order: Sequence[int]) -> str:
         if list(order) == list(range(len(order))):
             return name
-        return self.node("Transpose", [name], perm=list(order))
+        made = self.node("Transpose", [name], perm=list(order))
+        if (sizes := self.sizes.get(name)) is not None:
+            self.sizes[made] = tuple(sizes[d] for d in order)
+        return made
 
     def slice(
         self, name: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Any

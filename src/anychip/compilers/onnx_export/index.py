@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from anychip.compilers.onnx_export.graph import Graph, Tensor
+from anychip.compilers.onnx_export.shape import enlarge
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.attributes import GatherDims, ScatterDims
 from anychip.ops.reducer import monoid
@@ -55,7 +56,7 @@ def _take(
     element = indices.dtype if indices.dtype in ("i32", "i64") else "i64"
     if x.shape[axis] is not None:  # StableHLO clamps
         name = g.node("Clip", [name, g.constant(0, element), g.constant(last, element)])
-    made = g.node("Gather", [g.whole(x), name], axis=axis)
+    made = _repeats(g, x, name, axis) or g.node("Gather", [g.whole(x), name], axis=axis)
     # [before…, batch…, after…], of which the collapsed ones go
     kept = [d for d in whole if d not in dims.collapsed]
     gone = [d + (len(shape) - 1 if d > axis else 0) for d in dims.collapsed if d != axis]
@@ -70,6 +71,18 @@ def _take(
         ("o", next(offsets)) if d in dims.offset else ("b", next(batches)) for d in range(rank_out)
     ]
     return g.transpose(made, [now.index(w) for w in wanted])
+
+
+def _repeats(g: Graph, x: Tensor, indices: str, axis: int) -> str:
+    """Rows 0 0 1 1 2 2 … of an image: nearest-neighbour enlarging. "" when they are others."""
+    at, size = g.arrays.get(indices), x.shape[axis]
+    if at is None or at.ndim != 1 or not size or axis < 2 or len(x.shape) not in (4, 5):
+        return ""
+    times, rest = divmod(at.size, size)
+    is_plain = x.dtype == "f32" and times > 1 and not rest and None not in x.shape
+    if not is_plain or not (at == np.repeat(np.arange(size), times)).all():
+        return ""
+    return enlarge(g, g.whole(x), x.shape, axis, times)
 
 
 def _from_gather(dims: GatherDims) -> ScatterDims:

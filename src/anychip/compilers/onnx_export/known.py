@@ -32,6 +32,9 @@ def compute(kind: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, An
         in_range = bool(((at >= 0) & (at < x.shape[attributes["axis"]])).all())
         made = np.take(x, at, attributes["axis"]) if in_range else None
         return made if made is None or made.size <= MOST else None
+    if kind in _REDUCE and arrays[0].dtype.kind in "biuf" and arrays[0].size:
+        axes = tuple(int(a) for a in arrays[1])
+        return np.asarray(_REDUCE[kind](arrays[0], axis=axes, keepdims=attributes["keepdims"] == 1))
     plain = _PLAIN.get(kind)
     if plain is None or any(a.dtype.kind not in "biuf" for a in arrays):
         return None
@@ -62,6 +65,15 @@ def _divide(x: Any, y: Any) -> Any:
     return x / y if x.dtype.kind == "f" else None
 
 
+def _sum(x: Any, axis: Any, keepdims: bool) -> Any:
+    return np.sum(x, axis=axis, keepdims=keepdims, dtype=x.dtype)
+
+
+_REDUCE: Mapping[str, Callable[..., Any]] = {
+    "ReduceSum": _sum,
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+}
 _PLAIN: Mapping[str, Callable[..., Any]] = {
     "Reshape": _reshape,
     "Expand": _expand,
@@ -85,4 +97,7 @@ _PLAIN: Mapping[str, Callable[..., Any]] = {
     "GreaterOrEqual": np.greater_equal,
     "Where": np.where,
     "Clip": np.clip,
+    "Abs": np.abs,
+    "Exp": np.exp,
+    "Pow": np.power,
 }

@@ -37,7 +37,7 @@ def _product(g: Graph, op: OpView, lhs: Tensor, rhs: Tensor, dims: DotDims) -> T
     batch, k = len(dims.lhs_batch), len(dims.lhs_contract)
     plain_rhs = k == 1 and len(columns) == 1
     if (plain_rhs and len(rows) == 1) or (plain_rhs and not batch and rows):
-        made = g.node("MatMul", [a, b])
+        made = _stacked(g, a, b, b_sizes, out.shape, batch) or g.node("MatMul", [a, b])
     else:
         heads = a_sizes[:batch]
         a = g.reshape(
@@ -52,6 +52,24 @@ def _product(g: Graph, op: OpView, lhs: Tensor, rhs: Tensor, dims: DotDims) -> T
         made = g.reshape(g.node("MatMul", [a, b]), out.shape)
     made = made if wide == out.dtype else g.cast(made, out.dtype)
     return Tensor(made, out.shape, out.shape, out.dtype)
+
+
+def _stacked(g: Graph, a: str, b: str, b_sizes: Any, out: Any, batch: int) -> str:
+    """The product with the leading ones that a reshape took from `a`; "" when it took none.
+
+    A batch of one is squeezed away before a product and put back after it, which would hide
+    attention from the runtimes: they know it by four dimensions.
+    """
+    made, sizes = g.producer.get(a), g.sizes.get(a)
+    if not batch or made is None or made.op_type != "Reshape" or sizes is None:
+        return ""
+    before = g.sizes.get(made.input[0]) or ()
+    ones = len(before) - len(sizes)
+    if ones < 1 or before != (1,) * ones + sizes or None in (*out, *b_sizes):
+        return ""
+    wide = g.node("MatMul", [made.input[0], g.reshape(b, [*before[:ones], *b_sizes])])
+    g.sizes[wide] = (*before[:ones], *out)
+    return g.reshape(wide, out)
 
 
 def _in(g: Graph, name: str, element: str, wide: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anychip.compilers.onnx_export.graph import Graph, Tensor
+from anychip.compilers.onnx_export.graph import Graph, Shape, Tensor
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.view import OpView
 
@@ -21,6 +21,8 @@ def _reshape(g: Graph, op: OpView, x: Tensor) -> Tensor:
     spec = op.outputs[0]
     if x.shape == spec.shape and None not in x.shape:
         return x
+    if repeated := _repeated(g, x, spec.shape):
+        return _tensor(g, op, repeated)
     if x.is_pending and math.prod(d or 0 for d in x.held) == 1:
         ones = (1,) * len(spec.shape)
         name = x.name if len(x.held) == len(ones) else g.reshape(x.name, ones)
@@ -34,6 +36,41 @@ def _reshape(g: Graph, op: OpView, x: Tensor) -> Tensor:
                 g.counts[kept] = g.counts[name]
             return _tensor(g, op, kept)
     return _tensor(g, op, g.reshape(name, spec.shape))
+
+
+def _repeated(g: Graph, x: Tensor, shape: Any) -> str:
+    """Nearest-neighbour enlarging, written as a broadcast along a new axis that is merged at once.
+
+    "" when it is something else. Only images: runtimes are made for two or three spatial axes.
+    """
+    grown = [d for d, (held, full) in enumerate(zip(x.held, x.shape, strict=True)) if held != full]
+    if len(grown) != 1 or None in (*x.held, *x.shape, *shape) or x.dtype != "f32" or x.target:
+        return ""
+    (d,) = grown
+    times = x.shape[d]
+    merged = (*x.shape[: d - 1], (x.shape[d - 1] or 0) * (times or 0), *x.shape[d + 1 :])
+    without = (*x.held[:d], *x.held[d + 1 :])
+    if d < 3 or len(without) not in (4, 5) or tuple(shape) != merged:
+        return ""
+    return enlarge(g, g.reshape(x.name, without), without, d - 1, times)
+
+
+def enlarge(g: Graph, name: str, sizes: Shape, axis: int, times: Any) -> str:
+    """Repeat each element so often along an axis, as Resize; joins the one before it."""
+    scales = np.ones(len(sizes), np.float32)
+    scales[axis] = times
+    made = g.producer.get(name)
+    if made is not None and made.op_type == "Resize":
+        name, scales = made.input[0], scales * g.arrays[made.input[2]]
+    out = g.node(
+        "Resize",
+        [name, "", g.constant(scales)],
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    g.sizes[out] = tuple(s if i != axis else (s or 0) * times for i, s in enumerate(sizes))
+    return out
 
 
 def _keeps(made: Any) -> bool:
