@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anychip.core import UsageError
@@ -21,6 +21,10 @@ PACE = Pace(
 STACK = Stack(name="test", step_tokens=96, sequences=8)
 
 
+JUST_BEFORE_A_STEP = ([(1, 1), (1, 1), (24, 13), (1, 1)], [0.0] * 13 + [0.12072551521813216])
+"""An arrival so late in a step that steps of equal length would have ended before it."""
+
+
 def demands():
     sizes = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 40)), min_size=1, max_size=14)
     return st.tuples(sizes, st.lists(st.floats(0, 1), min_size=14, max_size=14))
@@ -31,7 +35,7 @@ def _demand(drawn) -> Demand:
     return Demand(
         prompts=np.array([p for p, _ in sizes]),
         answers=np.array([a for _, a in sizes]),
-        arrivals_s=np.sort(times[: len(sizes)]),
+        arrivals_s=np.sort(times[-len(sizes) :]),
     )
 
 
@@ -76,6 +80,7 @@ def by_the_scheduler(demand: Demand):
 
 @settings(max_examples=40, deadline=None)
 @given(demands())
+@example(JUST_BEFORE_A_STEP)
 def test_steps_are_those_of_the_token_engines_scheduler(drawn):
     demand = _demand(drawn)
     first, ended = by_the_scheduler(demand)

@@ -10,6 +10,7 @@ cache and preemption; a test drives both with the same requests.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,6 +127,15 @@ def serve(
     that of a step which checks the guesses. Raises UsageError for a request that finds no room.
     """
     return _Server(pace, stack, demand, _mean(accepted)).run()
+
+
+def _steps_to(seconds: float, first: float, growth: float) -> int:
+    """The fewest steps that last `seconds`, the first of which takes `first` and each `growth`
+    longer than the one before: the n whose sum `n first + growth n (n - 1) / 2` reaches it."""
+    if growth <= 0:
+        return math.ceil(seconds / first)
+    linear = first - growth / 2
+    return math.ceil((math.sqrt(linear * linear + 2 * growth * seconds) - linear) / growth)
 
 
 def _mean(accepted: Sequence[float] | None) -> float:
@@ -275,7 +285,8 @@ class _Server:
         until = self._next_s() - self.now
         if np.isfinite(until):
             first = self.pace.step_s(count, self.context) + host
-            many = max(1, min(many, int(until / first) + 1))
+            growth = self.pace.step_s(count, self.context + count * self.per_step) + host - first
+            many = max(1, min(many, _steps_to(until, first, growth)))
         middle = self.context + count * self.per_step * (many - 1) / 2
         self._pass(many * (self.pace.step_s(count, middle) + host), many)
         self.turn += many
