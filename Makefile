@@ -17,7 +17,7 @@ test: $(VENV)/.dev $(VENV)/.toolchains
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python tools/size.py
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal --durations 20
 
 ops-table: $(VENV)/.dev
 	$(BIN)/python tools/ops_table.py
