@@ -116,6 +116,21 @@ def test_sizes_are_numbers_in_the_program():
         assert got[1] == wanted[1]
 
 
+def test_symbolic_strides_are_those_of_torchs_memory():
+    """Overlapping chunks of a transposed tensor, as Longformer makes them."""
+
+    def fn(x, w):
+        y = (x @ w).transpose(0, 1)
+        chunks = y.view(y.shape[0], 2, 4, 6)
+        batch, time, window, features = chunks.stride()
+        return chunks.as_strided((y.shape[0], 3, 4, 6), (batch, time // 2, window, features))
+
+    fast, w = compiled(fn), torch.randn(6, 6)
+    for batch in (2, 3):
+        x = torch.randn(8, batch, 6)
+        torch.testing.assert_close(fast(x, w), fn(x, w))
+
+
 def test_inputs_changed_in_place_are_changed():
     def fn(x, cache):
         cache[0].add_(x)

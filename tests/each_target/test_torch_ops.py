@@ -240,6 +240,10 @@ SHAPES: Group = {
     "as_strided transposed": lambda t: torch.as_strided(
         (t.X * 2).transpose(0, 2), (4, 2), (3, 2), 2
     ),
+    "as_strided of a view": lambda t: torch.as_strided((t.X * 2)[1], (2, 2), (5, 1)),
+    "as_strided by place": lambda t: torch.as_strided(
+        (v := (t.X * 2)[1]), (2, 2), (5, 1), v.storage_offset() + 1
+    ),
     "pixel_shuffle": lambda t: F.pixel_shuffle(t.IMAGE, 2),
     "pixel_unshuffle": lambda t: F.pixel_unshuffle(t.IMAGE[:, :, :8], 2),
     "channel_shuffle": lambda t: F.channel_shuffle(t.IMAGE, 2),

@@ -237,6 +237,15 @@ def test_failures_inside_rules_are_gathered_too():
     assert [(row.op, row.count) for row in caught.value.report] == [("aten.view.dtype", 2)]
 
 
+def test_memory_outside_of_a_view_is_refused():
+    class Outside(nn.Module):
+        def forward(self, x):
+            return torch.as_strided((x * 2)[1], (3,), (1,), 0)
+
+    with pytest.raises(UnsupportedError, match="outside of the tensor"):
+        load(Outside(), torch.randn(2, 3))
+
+
 def test_a_branch_on_data_is_explained():
     def fn(x):
         return x + 1 if x.sum() > 0 else x - 1

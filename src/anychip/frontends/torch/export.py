@@ -76,7 +76,8 @@ def capture(
             return program
         except Exception as error:  # torch.export has no error type of its own
             failures.append(error)
-    raise _explained(failures[0], model) from failures[0]
+    told = next((e for e in failures if not isinstance(e, UnsupportedError)), failures[0])
+    raise _explained(told, model) from told
 
 
 def _hidden_buffers(program: ExportedProgram) -> list[str]:

@@ -29,7 +29,12 @@ from anychip.frontends.torch.tensors import numpy_dtype, to_numpy
 # where a tensor lives and how it is strided has no meaning here
 _NO_MEANING = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "requires_grad"}
 # these look at where elements lie, so they must know how torch laid their input out
-_BY_MEMORY = ("aten.as_strided.default", "aten.as_strided_scatter.default")
+_BY_MEMORY = (
+    "aten.as_strided.default",
+    "aten.as_strided_scatter.default",
+    "aten.sym_storage_offset.default",
+    "aten.sym_stride.int",
+)
 _TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
@@ -90,8 +95,6 @@ class Evaluation:
             self.conditions.append(args[0])
         if name in RANDOM:
             kwargs["key"] = self._key()
-        if name in _BY_MEMORY:
-            kwargs["memory"] = memory_order(node.all_input_nodes[0].meta["val"])
         with jax.named_scope(scope(layer, self._source(origin.source))):
             return self._apply(name, node, args, kwargs, origin)
 
@@ -106,6 +109,9 @@ class Evaluation:
     def _apply(self, name: str, node: fx.Node, args: Any, kwargs: Any, origin: Origin) -> Any:
         expected = node.meta.get("val")
         try:
+            if name in _BY_MEMORY:
+                laid_out = node.all_input_nodes[0].meta["val"]
+                kwargs |= {"memory": memory_order(laid_out), "start": memory_start(laid_out)}
             out = self.rules[name](*args, **kwargs)
             _check(name, out, expected)
             return out
@@ -172,6 +178,17 @@ def memory_order(value: torch.Tensor) -> tuple[int, ...]:
             )
         step *= sizes[axis]
     return order
+
+
+def memory_start(value: torch.Tensor) -> int:
+    """Where in its storage a view begins. Raises UnsupportedError where that depends on sizes."""
+    offset = value.storage_offset()
+    if not isinstance(offset, int):
+        raise UnsupportedError(
+            f"a view that begins at {offset} in its memory, which depends on sizes; call "
+            ".contiguous() on it"
+        )
+    return offset
 
 
 def hint(number: Any) -> int:

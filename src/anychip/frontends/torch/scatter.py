@@ -202,14 +202,16 @@ def diagonal_scatter(x: Any, src: Any, offset: int = 0, dim1: int = 0, dim2: int
 def as_strided_scatter(
     x: Any,
     src: Any,
-    size: Sequence[int],
-    stride: Sequence[int],
-    storage_offset: int | None = None,
+    size: Sequence[Any],
+    stride: Sequence[Any],
+    storage_offset: Any = None,
     *,
     memory: Sequence[int] = (),
+    start: int = 0,
 ) -> Any:
     laid_out = in_memory_order(x, memory)
-    at = strided_places(size, stride, storage_offset)
+    first = 0 if storage_offset is None else storage_offset - start
+    at = strided_places(x, size, stride, first)
     changed = laid_out.reshape(-1).at[at].set(_like(x, src)).reshape(laid_out.shape)
     back = [list(memory).index(axis) for axis in range(x.ndim)] if memory else range(x.ndim)
     return lax.transpose(changed, tuple(back))

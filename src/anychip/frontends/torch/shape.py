@@ -314,21 +314,31 @@ def unfold(x: Any, dimension: int, size: int, step: int) -> Any:
 @RULES("as_strided")
 def as_strided(
     x: Any,
-    size: Sequence[int],
-    stride: Sequence[int],
-    storage_offset: int | None = None,
+    size: Sequence[Any],
+    stride: Sequence[Any],
+    storage_offset: Any = None,
     *,
     memory: Sequence[int] = (),
+    start: int = 0,
 ) -> Any:
-    """`memory` lists the axes as they lie in torch's memory, outermost first; () is in order."""
-    return get(
-        in_memory_order(x, memory).reshape(-1), (strided_places(size, stride, storage_offset),)
-    )
+    """`memory` lists the axes as they lie in torch's memory, outermost first, () being in order;
+    `start` is where in its storage `x` begins, which the offset counts from."""
+    first = 0 if storage_offset is None else storage_offset - start
+    places = strided_places(x, size, stride, first)
+    return get(in_memory_order(x, memory).reshape(-1), (places,))
 
 
-def strided_places(size: Sequence[int], stride: Sequence[int], offset: int | None) -> Any:
-    """Where in memory each element of a strided view lies."""
-    at = jnp.full(tuple(size), offset or 0, jnp.int32)
+def strided_places(x: Any, size: Sequence[Any], stride: Sequence[Any], first: Any) -> Any:
+    """Where among the elements of `x` in memory each one of a strided view lies."""
+    reach = [*size, *stride, first, *x.shape]
+    if is_static(reach) and all(size):
+        last = first + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if first < 0 or last >= math.prod(x.shape):
+            raise UnsupportedError(
+                "as_strided reaches memory outside of the tensor it is called on, where another "
+                "tensor's view of the same memory lies; call it on that one"
+            )
+    at = jnp.full(tuple(size), first, jnp.int32)
     for axis, (count, step) in enumerate(zip(size, stride, strict=True)):
         at = at + iota(count, len(size), axis) * step
     return at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,13 +19,20 @@ RULES = Rules()
 RULES("sym_size.int")(lambda x, dim: x.shape[dim])
 RULES("sym_numel")(lambda x: math.prod(x.shape))
 RULES("sym_is_contiguous")(lambda x, memory_format=None: True)
-RULES("sym_storage_offset")(lambda x: 0)
 
 
 @RULES("sym_stride.int")
-def sym_stride(x: Any, dim: int) -> Any:
-    """Of the contiguous tensor: arrays here have no other layout."""
-    return math.prod(x.shape[dim % x.ndim + 1 :])
+def sym_stride(x: Any, dim: int, *, memory: Sequence[int], start: int) -> Any:
+    """The distance of two neighbours along `dim` in torch's memory, whose order `memory` is."""
+    del start
+    place = tuple(memory).index(dim % x.ndim)
+    return math.prod(x.shape[axis] for axis in memory[place + 1 :])
+
+
+@RULES("sym_storage_offset")
+def sym_storage_offset(x: Any, *, memory: Sequence[int], start: int) -> int:
+    del x, memory
+    return start
 
 
 # Checks of sizes hold by the signature's guards; those of data are the user's assertions, which a
