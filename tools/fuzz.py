@@ -1,9 +1,10 @@
-"""Damaged model files: each loads or ends in an error of ours, within 10 s and 2 GiB.
+"""Damaged model files: each loads or ends in an error of ours, within 10 s of work and 2 GiB.
 
     python tools/fuzz.py [--count 10000] [--formats onnx gguf …] [--case gguf:17] [--json FILE]
 
 Files are read in children, 200 at a time; a child that dies, hangs or grows is a finding, and the
-next one goes on behind it. Cases are seeded by their number, so a finding can be had again.
+next one goes on behind it. Work is processor time, so that a busy machine makes no finding; one
+that waits for a minute hangs too. Cases are seeded by their number: a finding can be had again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 from fuzz_formats import FORMATS, HANG_S, SHARES
 
 BATCH = 200
+WAIT_S = 6 * HANG_S
 START_S = 180.0  # for a child to import its frameworks on a busy machine
 MOST_BYTES = 2 << 30
 
@@ -110,7 +112,7 @@ def _batch(name: str, folder: Path, start: int, stop: int) -> Iterator[tuple[int
     assert child.stdout is not None
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
-    current, since, limit_s = start, time.monotonic(), START_S
+    current, since, limit_s, worked_s = start, time.monotonic(), START_S, 0.0
     try:
         while True:
             try:
@@ -118,6 +120,9 @@ def _batch(name: str, folder: Path, start: int, stop: int) -> Iterator[tuple[int
             except queue.Empty:
                 if time.monotonic() - since > limit_s:
                     yield current, f"took more than {limit_s:g} s"
+                    return
+                if limit_s == WAIT_S and _worked_s(child.pid) - worked_s > HANG_S:
+                    yield current, f"worked for more than {HANG_S:g} s"
                     return
                 if (used := _resident_bytes(child.pid)) > MOST_BYTES:
                     yield current, f"took {used >> 20} MiB"
@@ -129,7 +134,7 @@ def _batch(name: str, folder: Path, start: int, stop: int) -> Iterator[tuple[int
                     yield current, f"died with {child.returncode} {said}"
                 return
             told = json.loads(line)
-            since, limit_s = time.monotonic(), HANG_S
+            since, limit_s, worked_s = time.monotonic(), WAIT_S, _worked_s(child.pid)
             if "start" in told:
                 current = told["start"]
             else:
@@ -151,11 +156,28 @@ def _resident_bytes(pid: int) -> int:
     """Of a process and all it started; 0 for one that has just ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-        threads = [p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/children")]
     except (FileNotFoundError, ProcessLookupError):
         return 0
     own = [int(line.split()[1]) << 10 for line in status.splitlines() if line[:6] == "VmRSS:"]
-    return sum(own) + sum(_resident_bytes(int(p)) for text in threads for p in text.split())
+    return sum(own) + sum(_resident_bytes(child) for child in _children(pid))
+
+
+def _worked_s(pid: int) -> float:
+    """Processor time of a process and of all it started, ended ones too (proc(5), fields 14-17)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    own = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(_worked_s(child) for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        threads = [p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/children")]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(p) for text in threads for p in text.split()]
 
 
 if __name__ == "__main__":

@@ -28,15 +28,29 @@ class Head(nn.Module):
     def forward(self, x):
         return spin(x) + 1  # line 15
 
+@torch.library.custom_op("acme::parts", mutates_args=())
+def parts(x: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+    return [x[:, :1], x[:, 1:]]
+
+@parts.register_fake
+def _(x, sizes):
+    return [x.new_empty(x.shape[0], 1), x.new_empty(x.shape[0], x.shape[1] - 1)]
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b = Head(), Head()
     def forward(self, x):
-        found = torch.nonzero(x > 0)  # line 22
-        return self.a(x) + self.b(x), found.float().sum(), torch.rand_like(x)  # line 23
+        found = torch.argwhere(x > 0)  # line 30, made of other ops
+        y = self.a(x) + self.b(x)
+        left, right = parts(y, [1, 7])  # line 32
+        kept = right[right > 0].sum()  # line 33, a rule that refuses
+        last = torch.cond(y.sum() > 0, lambda v: spin(v), lambda v: v + 1, (y,))  # line 34
+        return y, found.float().sum(), torch.rand_like(x), kept, left, last  # line 35
 
-torch.export.save(torch.export.export(Net().eval(), (torch.randn(8, 8),)), "net.pt2")
+shapes = ({0: torch.export.Dim("batch", max=64)},)
+program = torch.export.export(Net().eval(), (torch.randn(8, 8),), dynamic_shapes=shapes)
+torch.export.save(program, "net.pt2")
 """
 
 ONNX = """
@@ -107,11 +121,16 @@ def test_torch_names_everything_of_an_archive(tmp_path):
     document, rows = refused(tmp_path, TORCH, "net.pt2")
     assert rows == [
         ("acme.spin.default", 2, "a", "make.py:15"),
-        ("aten.nonzero.default", 1, "", "make.py:22"),
-        ("aten.rand_like.default", 1, "", "make.py:23"),
+        ("acme.parts.default", 1, "", "make.py:32"),
+        ("acme.spin.default", 1, "", "make.py:34"),
+        ("aten.nonzero.default", 1, "", "make.py:30"),
+        ("aten.rand_like.default", 1, "", "make.py:35"),
+        ("aten.index.Tensor", 1, "", "make.py:33"),
     ]
     remedies = [row["why"] for row in document["unsupported"]]
-    for text, remedy in zip(("not registered", "torch.where", "seed=0"), remedies, strict=True):
+    where = "torch.where"
+    texts = (*["not registered"] * 3, where, "seed=0", where)
+    for text, remedy in zip(texts, remedies, strict=True):
         assert text in remedy
 
 

@@ -48,6 +48,20 @@ def test_parameters_become_named_weights_and_results_keep_their_path() -> None:
     )
 
 
+def test_inputs_of_a_flax_module_are_named_as_its_call_names_them() -> None:
+    class Linen(Net):
+        def __call__(self, tokens: Any) -> Any:
+            raise AssertionError("only apply is traced")
+
+        def apply(self, variables: Any, *args: Any, rngs: Any = None, mutable: bool = False) -> Any:
+            return Net.apply(self, variables, *args)
+
+    module = load(Linen(), [X], params=PARAMS, shapes={"tokens": ("batch", None)})
+    assert [(a.name, a.shape) for a in module.signature.named("input")] == [
+        ("tokens", ("batch", 4))
+    ]
+
+
 def test_numbers_are_those_of_the_function() -> None:
     module = load(Net(), [X], params=PARAMS)
     weights = [module.weights[a.name].array() for a in module.signature.named("weight")]

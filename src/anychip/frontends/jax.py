@@ -174,13 +174,21 @@ def _sequence(example_inputs: Any) -> Sequence[Any]:
 
 
 def _parameter_names(function: Any, count: int, params: Any) -> list[str]:
-    try:
-        declared = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # builtins tell nothing
-        declared = []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [p.name for p in declared if p.kind in kinds][0 if params is None else 1 :]
+    names = _declared(function)[0 if params is None else 1 :]
+    owner = getattr(function, "__self__", None)
+    if not names and callable(owner):  # Flax's apply(variables, *args) hands them to __call__
+        names = _declared(owner)
     return [names[i] if i < len(names) else f"arg{i}" for i in range(count)]
+
+
+def _declared(function: Any) -> list[str]:
+    """The names of a function's positional parameters."""
+    try:
+        declared = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins tell nothing
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in declared if p.kind in kinds]
 
 
 def _joined(label: str, path: Any) -> str:

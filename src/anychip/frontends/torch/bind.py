@@ -48,6 +48,15 @@ class Binding:
     mutated_inputs: tuple[tuple[int, int], ...]
     """Index of the user input leaf that forward changes, and of the result with its new value."""
 
+    def fed(self, arrays: Sequence[Any]) -> list[Any]:
+        """What the graph's inputs get when these are the arguments; called while tracing."""
+        import jax.numpy as jnp
+
+        return [
+            arrays[f.index] if isinstance(f, Slot) else jnp.asarray(f) if hasattr(f, "ndim") else f
+            for f in self.feed
+        ]
+
 
 @dataclass(frozen=True)
 class Slot:

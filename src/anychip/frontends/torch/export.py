@@ -26,19 +26,24 @@ from anychip.frontends.torch.table import table
 from anychip.frontends.torch.unsupported import unsupported
 
 
-def read(path: Path) -> ExportedProgram:
+def read(path: Path, seed: int | None = None) -> ExportedProgram:
     """A program written by torch.export.save. Raises InputError when it is none, UnsupportedError
-    when it calls custom ops that nobody registered in this process."""
-    if rows := archive.missing(path):
-        raise unsupported(rows)
-    try:
-        return torch.export.load(path)
-    except Exception as error:  # torch raises RuntimeError, KeyError, … for damaged archives
-        raise InputError(
-            f"not a torch.export archive ({type(error).__name__}: {_first_line(error)}); write it "
-            "with torch.export.save(torch.export.export(model, inputs), path)",
-            path=str(path),
-        ) from error
+    when it calls custom ops that nobody registered in this process, with all else in the way."""
+    with archive.stand_ins(path) as unknown:
+        try:
+            program = torch.export.load(path)
+        except Exception as error:  # torch raises RuntimeError, KeyError, … for damaged archives
+            raise InputError(
+                f"not a torch.export archive ({type(error).__name__}: {_first_line(error)}); write "
+                "it with torch.export.save(torch.export.export(model, inputs), path)",
+                path=str(path),
+            ) from error
+        if not unknown:
+            return program
+        from anychip.frontends.torch.obstacles import in_the_way
+
+        rows = archive.take_out(program, unknown)
+        raise unsupported([*rows, *in_the_way(decomposed(program), seed)])
 
 
 def capture(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,9 @@ class Evaluation:
                 return list(fx.node.map_arg(_tupled(node.args[0]), values.__getitem__))
             else:
                 look_up = values.__getitem__
+                if any(_is_unknown(look_up(one)) for one in node.all_input_nodes):
+                    values[node] = _stand_in(node.meta.get("val"))
+                    continue
                 args = fx.node.map_arg(node.args, look_up)
                 kwargs = fx.node.map_arg(dict(node.kwargs), look_up)
                 values[node] = self._call(node, args, kwargs, inside)
@@ -83,6 +86,8 @@ class Evaluation:
     def _call(self, node: fx.Node, args: Any, kwargs: dict[str, Any], inside: str) -> Any:
         name = overload_name(node.target)
         if name is None:
+            if not is_known_function(node.target):
+                return _stand_in(node.meta.get("val"))  # unsupported.missing has a row for it
             fn = PYTHON.get(node.target, node.target)
             return fn(*args, **kwargs)
         origin = origin_of(node)
@@ -120,10 +125,7 @@ class Evaluation:
             row = OpCoverage(op=name, fate="unsupported", origin=origin, why=why)
             self.failures.append(row)
             self.causes.append(error)
-            stand_in = _zeros(expected)
-            if stand_in is None:
-                raise _Stop from error
-            return stand_in
+            return _stand_in(expected)
 
     def _key(self) -> Any:
         self.draws += 1
@@ -137,8 +139,12 @@ class Evaluation:
         return self.sources.index(text)
 
 
-class _Stop(Exception):
-    """A failed op whose result size is unknown: nothing after it can be looked at."""
+_UNKNOWN = object()
+"""Stands for a result of a failed op whose size nobody knows; what needs it is passed over."""
+
+
+def _is_unknown(value: Any) -> bool:
+    return value is _UNKNOWN or (isinstance(value, list) and any(map(_is_unknown, value)))
 
 
 def evaluate(state: Evaluation, graph: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
@@ -148,10 +154,7 @@ def evaluate(state: Evaluation, graph: fx.GraphModule, inputs: Sequence[Any]) ->
     """
     from anychip.frontends.torch.unsupported import unsupported
 
-    try:
-        out = state.run(graph, inputs)
-    except _Stop:
-        out = []
+    out = state.run(graph, inputs)
     if state.failures:
         raise unsupported(state.failures) from state.causes[0]
     return out
@@ -191,8 +194,9 @@ def memory_start(value: torch.Tensor) -> int:
     return offset
 
 
-def hint(number: Any) -> int:
-    """A size, or what a symbolic one was when it was traced; orders of axes do not depend on it."""
+def hint(number: Any) -> Any:
+    """A size, or what a symbolic one was when it was traced; orders of axes do not depend on it.
+    None for one that only the data decides."""
     return number if isinstance(number, int) else number.node.hint
 
 
@@ -211,7 +215,7 @@ def overload_name(target: Any) -> str | None:
     return None
 
 
-def is_known_function(target: Callable[..., Any]) -> bool:
+def is_known_function(target: object) -> bool:
     """Whether a graph's plain Python function is arithmetic on sizes."""
     return target in PYTHON or getattr(target, "__module__", "") in ("_operator", "operator")
 
@@ -265,10 +269,11 @@ def _fixed(size: Any) -> bool:
     return isinstance(size, int)
 
 
-def _zeros(expected: Any) -> Any:
+def _stand_in(expected: Any) -> Any:
+    """Zeros like what torch expects, symbolic sizes being those of the example."""
     if isinstance(expected, list | tuple):
-        parts = [_zeros(e) for e in expected]
-        return None if any(p is None for p in parts) else parts
-    if isinstance(expected, torch.Tensor) and all(_fixed(d) for d in expected.shape):
-        return jnp.zeros(tuple(expected.shape), numpy_dtype(expected.dtype))
-    return None
+        return [_stand_in(e) for e in expected]
+    if not isinstance(expected, torch.Tensor):
+        return _UNKNOWN
+    sizes = [hint(d) for d in expected.shape]
+    return _UNKNOWN if None in sizes else jnp.zeros(sizes, numpy_dtype(expected.dtype))

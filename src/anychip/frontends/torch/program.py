@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anychip.core.errors import UsageError, missing_extra
+from anychip.core.errors import UnsupportedError, UsageError, missing_extra
 from anychip.core.module import Module
 
 FOLLOWS = "follows_example"
@@ -84,12 +84,13 @@ def lower(
     from torch.export import ExportedProgram
 
     from anychip.frontends.torch import export
+    from anychip.frontends.torch.symbols import symbol_names
 
     source = ""
     if isinstance(model, str | Path):
         source = str(model)
         name = name or Path(model).stem
-        model = export.read(Path(model))
+        model = export.read(Path(model), seed)
     if isinstance(model, ExportedProgram):
         if dynamic_shapes is not None or strict is not None or follow_example:
             raise UsageError("an exported program has its shapes; export it with dynamic_shapes")
@@ -103,7 +104,7 @@ def lower(
     program = export.capture(
         model, args, kwargs, dynamic_shapes, strict, follow_example=follow_example
     )
-    names = _symbol_names(program, args, kwargs, dynamic_shapes)
+    names = symbol_names(program, args, kwargs, dynamic_shapes)
     return lower_program(
         program,
         name or _name_of(model),
@@ -156,17 +157,27 @@ def lower_program(
     from anychip.frontends.torch.bind import bind
     from anychip.frontends.torch.export import decomposed
     from anychip.frontends.torch.graph import Evaluation
+    from anychip.frontends.torch.obstacles import in_the_way
+    from anychip.frontends.torch.symbols import symbols
     from anychip.frontends.torch.table import table
     from anychip.frontends.torch.unsupported import missing, unsupported
 
     program = decomposed(program)
     rules = table()
-    if rows := missing(program.graph_module, rules, seed):
-        raise unsupported(rows)
-    names, guards = _symbols(program, names or {})
+    if missing(program.graph_module, rules, seed):
+        raise unsupported(in_the_way(program, seed))
+    names, guards = symbols(program, names or {})
     binding = bind(program, names, source)
     state = Evaluation(rules, seed)
-    module = _traced(program.graph_module, binding, state, name, guards, follows_example)
+    try:
+        module = _traced(program.graph_module, binding, state, name, guards, follows_example)
+    except UnsupportedError as error:
+        if not error.report:
+            raise
+        rows = in_the_way(program, seed)
+        seen = {(row.op, row.origin) for row in rows}
+        rows += [row for row in error.report if (row.op, row.origin) not in seen]
+        raise unsupported(rows) from error
     return Lowered(module, binding, program.call_spec.in_spec, program.call_spec.out_spec)
 
 
@@ -180,16 +191,11 @@ def _traced(
 ) -> Module:
     import jax.numpy as jnp
 
-    from anychip.frontends.torch.bind import Slot
     from anychip.frontends.torch.graph import evaluate
     from anychip.frontends.trace import to_module
 
     def forward(*arrays: Any) -> list[Any]:
-        inputs = [
-            arrays[f.index] if isinstance(f, Slot) else f if _is_plain(f) else jnp.asarray(f)
-            for f in binding.feed
-        ]
-        outputs = evaluate(state, graph, inputs)
+        outputs = evaluate(state, graph, binding.fed(arrays))
         results = [jnp.asarray(outputs[index]) for index, _, _ in binding.results]
         if follows_example:
             results.append(functools.reduce(jnp.logical_and, state.conditions, jnp.asarray(True)))
@@ -210,73 +216,3 @@ def _traced(
         guards=guards,
         x64=True,
     )
-
-
-def _is_plain(value: Any) -> bool:
-    return not hasattr(value, "ndim")
-
-
-def _symbols(program: Any, names: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """A name for every symbol of the program's inputs, and its range as guards."""
-    import torch
-    from torch.utils._sympy.numbers import int_oo
-
-    found = dict(names)
-    for node in program.graph.nodes:
-        value = node.meta.get("val") if node.op == "placeholder" else None
-        for size in value.shape if isinstance(value, torch.Tensor) else ():
-            if not isinstance(size, int) and str(size).isidentifier():
-                found.setdefault(str(size), str(size))
-    guards: list[str] = []
-    for symbol, bounds in program.range_constraints.items():
-        if str(symbol) not in found:
-            continue
-        own = found[str(symbol)]
-        if bounds.lower > 1:
-            guards.append(f"{own} >= {int(bounds.lower)}")
-        if bounds.upper != int_oo:
-            guards.append(f"{own} <= {int(bounds.upper)}")
-    return found, list(dict.fromkeys(guards))
-
-
-def _symbol_names(
-    program: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
-) -> dict[str, str]:
-    """The user's `Dim` names by torch's symbols, matched through the inputs they stand on."""
-    if not dynamic_shapes:
-        return {}
-    import torch
-    from torch.export.dynamic_shapes import _combine_args, _tree_map_with_path
-    from torch.export.graph_signature import InputKind
-
-    named: list[tuple[int, str] | None] = []  # for each leaf, its named dimensions
-
-    def note(_path: Any, leaf: Any, shape: Any) -> None:
-        dims: dict[int, str] = {}
-        entries = shape.items() if isinstance(shape, Mapping) else enumerate(shape or ())
-        for axis, dim in entries:
-            if isinstance(dim, str) or hasattr(dim, "__name__"):
-                dims[axis] = dim if isinstance(dim, str) else dim.__name__
-        named.append(dims)  # pyright: ignore[reportArgumentType]
-
-    combined = _combine_args(program.module(), args, dict(kwargs))
-    shapes = dynamic_shapes
-    if not isinstance(shapes, Mapping):
-        shapes = dict(zip(combined, shapes, strict=False))
-    _tree_map_with_path(note, combined, shapes, tree_name="inputs")
-    placeholders = [
-        node
-        for node, spec in zip(
-            [n for n in program.graph.nodes if n.op == "placeholder"],
-            program.graph_signature.input_specs,
-            strict=True,
-        )
-        if spec.kind is InputKind.USER_INPUT
-    ]
-    names: dict[str, str] = {}
-    for node, dims in zip(placeholders, named, strict=True):
-        value = node.meta.get("val")
-        for axis, label in (dims or {}).items():  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(value, torch.Tensor) and not isinstance(value.shape[axis], int):
-                names.setdefault(str(value.shape[axis]), label)
-    return names

@@ -56,8 +56,11 @@ def missing(graph: fx.GraphModule, rules: Mapping[str, Rule], seed: int | None) 
 def why_not(target: object, rules: Mapping[str, Rule], seed: int | None) -> str:
     name = overload_name(target)
     if name is None:
-        known = callable(target) and is_known_function(target)
-        return "" if known else "it is a Python function with no rule; move it out of forward"
+        return (
+            ""
+            if is_known_function(target)
+            else "it is a Python function with no rule; move it out of forward"
+        )
     if name in RANDOM and seed is None:
         return _RANDOM
     if name in rules:
