@@ -1,11 +1,11 @@
 """The cpu twin against this machine: kernels and whole models through cpu:xla, predicted and timed.
 
-    python bench/cpu_twin.py [--kernels-only] [--rounds 3] [--json out.json]
+    python bench/cpu_twin.py [--kernels-only] [--rounds 3] [--json out.json] [--markdown t.md]
 
 A time is the least of repeated runs, as the host's own figures are the best seen: other programs
 only ever slow a run down. What share of the CPUs they took, and the medians, stand beside. The
 parameters are the micro-benchmarks of chips/cpu, taken in turn with the runs; no kernel or model
-here is among them.
+here is among them. Three to four minutes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from anychip.core import Argument, ChipSpec, CompileOptions, Module, discover
 
 BUDGET_S = 0.3
+RESULTS = Path(__file__).parent / "results"
 Kernel = tuple[str, Module]
 
 
@@ -194,6 +195,17 @@ def twin_s(module: Module, spec: ChipSpec) -> float:
     return simulate(Table.of(lower(module)), machine(spec)).seconds
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Every kernel and model as a line of Markdown."""
+    lines = ["| kernel or model | measured ms | twin ms | error |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['name']} | {row['measured_s'] * 1e3:.3f} | {row['twin_s'] * 1e3:.3f} "
+        f"| {row['error']:+.0%} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     from anychip.chips.cpu.host import host_spec
     from anychip.chips.cpu.measure import measure
@@ -202,7 +214,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernels-only", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULTS / "cpu-twin.json")
+    parser.add_argument("--markdown", type=Path, help="write the table for docs there too")
     given = parser.parse_args()
     asked = [("kernel", n, m, {}) for n, m in kernels()]
     if not given.kernels_only:
@@ -243,9 +256,10 @@ def main() -> None:
             "p90_abs_error": errors[int(0.9 * (len(errors) - 1))],
         }
     print(json.dumps(summary))
-    if given.json:
-        document = {**summary, "rows": rows, "samples": samples}
-        given.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    document = {**summary, "rows": rows, "samples": samples}
+    given.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    if given.markdown:
+        given.markdown.write_text(table(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Twin of a TPU against its real compiler, op by op: libtpu's own schedule is the reference.
 
-    python bench/tpu_twin.py [--chip tpu-v5e] [--json out.json]
+    python bench/tpu_twin.py [--chip tpu-v5e] [--json out.json] [--markdown table.md]
 
 Both sides are estimates of the same chip: the reference replays libtpu's static schedule against
 HBM (docs/decisions/008), the twin knows the chip's published figures only. Needs libtpu, no TPU.
+Every kernel is in the table, also those the twin is far off at. One to two minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from anychip.core import AnychipError, Argument, CompileOptions, Module, discover
 
 Kernel = tuple[str, Module]
+RESULTS = Path(__file__).parent / "results"
 
 
 def kernels() -> Iterator[Kernel]:
@@ -106,10 +108,23 @@ def twin_s(chip: str, module: Module) -> float:
     return made.scheduled.seconds
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Every kernel as a line of Markdown; one that libtpu does not compile with its reason."""
+    lines = ["| kernel | libtpu µs | twin µs | error |", "|---|---|---|---|"]
+    for row in rows:
+        if "libtpu_s" not in row:
+            lines.append(f"| {row['kernel']} | – | – | {row['error']} |")
+            continue
+        ours, theirs = row["twin_s"] * 1e6, row["libtpu_s"] * 1e6
+        lines.append(f"| {row['kernel']} | {theirs:.1f} | {ours:.1f} | {row['error']:+.0%} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chip", default="tpu-v5e")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULTS / "tpu-twin.json")
+    parser.add_argument("--markdown", type=Path, help="write the table for docs there too")
     given = parser.parse_args()
     target = discover().target(f"{given.chip}:xla")
     rows: list[dict[str, Any]] = []
@@ -138,8 +153,9 @@ def main() -> None:
         "p90_abs_error": errors[int(0.9 * (len(errors) - 1))],
     }
     print(json.dumps(summary))
-    if given.json:
-        given.json.write_text(json.dumps({**summary, "rows": rows}, indent=1), encoding="utf-8")
+    given.json.write_text(json.dumps({**summary, "rows": rows}, indent=1), encoding="utf-8")
+    if given.markdown:
+        given.markdown.write_text(table(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
