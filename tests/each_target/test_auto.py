@@ -74,6 +74,38 @@ def test_the_choice_and_its_evidence_are_kept(tmp_path):
     assert json.loads(target.compile(module, options).artifacts["evidence"])["chosen"] is None
 
 
+def test_what_rounds_more_than_the_tolerance_is_not_even_compiled():
+    def never():
+        class Coarse:
+            toolchain = "coarse"
+
+            def compile(self, module, options):
+                raise AssertionError("compiled")
+
+        return Coarse()
+
+    target = AutoTarget({**makers(), "coarse": never}, None, {"coarse": 2e-3})
+    executable = target.compile(Module.from_mlir(TEXT), CompileOptions(extra={"seconds": "0.1"}))
+    executable.run(np.ones((64, 64), np.float32))
+    evidence = json.loads(executable.artifacts["evidence"])
+    assert evidence["not_compiled"]["coarse"] == "rounds by up to 0.002, tolerance is 0.001"
+
+
+def test_a_wide_tolerance_lets_bf16_take_part():
+    pytest.importorskip("openvino")
+    registry = discover()
+    target = registry.target("cpu:auto")
+    assert target.finest["openvino-bf16"] > 1e-3
+    only = {how: target.makers[how] for how in ("xla", "openvino-bf16")}
+    target = AutoTarget(only, None, target.finest)
+    options = CompileOptions(extra={"seconds": "0.1", "tolerance": "0.05"})
+    executable = target.compile(Module.from_mlir(TEXT), options)
+    executable.run(np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32))
+    row = json.loads(executable.artifacts["evidence"])["entrants"]["openvino-bf16"]
+    assert row["failure"] is None
+    assert row["samples_s"]
+
+
 def test_what_cannot_be_is_said():
     module = Module.from_mlir(TEXT)
     with pytest.raises(UsageError, match="tolerance must be a number above 0"):

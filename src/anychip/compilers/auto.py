@@ -41,10 +41,13 @@ class AutoTarget:
     """`makers` give the host's targets by name, or raise when something is not installed.
 
     Choices are kept in `folder`, one JSON file for module, options, toolchains and machine.
+    `finest` gives the relative error that a target which rounds cannot go below: with a tolerance
+    under it that target is not even compiled.
     """
 
     makers: Mapping[str, Callable[[], Target]]
     folder: Path | None = None
+    finest: Mapping[str, float] = field(default_factory=dict[str, float])
     name: str = "cpu:auto"
     runs: bool = True
 
@@ -68,6 +71,9 @@ class AutoTarget:
         path = self._path(module, options, targets)
         chosen = _stored(path, targets)
         refused: dict[str, str] = dict(missing)
+        for how in [h for h in targets if self.finest.get(h, 0.0) > tolerance]:
+            del targets[how]
+            refused[how] = f"rounds by up to {self.finest[how]:.2g}, tolerance is {tolerance:g}"
         made: dict[str, Executable] = {}
         for how, target in targets.items():
             if chosen and how != chosen["chosen"]:

@@ -16,6 +16,9 @@ _BURST = 3
 """Runs in a row, of which the first is not counted: it meets another program's caches and its
 threads, which spin on for a while."""
 
+_SETTLE_S = 0.005
+"""Between bursts, so that the threads of the one before have stopped spinning."""
+
 
 @dataclass(frozen=True)
 class Entrant:
@@ -107,6 +110,7 @@ def _results(one: Entrant, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _burst(one: Entrant, inputs: Sequence[np.ndarray]) -> list[float]:
     samples: list[float] = []
+    time.sleep(_SETTLE_S)
     for _ in range(_BURST):
         start = time.perf_counter()
         for result in one.run(*inputs):

@@ -67,7 +67,20 @@ def auto(chip: Chip) -> Target:
         for how, make in chip.targets.items()
         if how not in ("auto", "twin")
     }
-    return AutoTarget(makers, read("home") / "auto")
+    makers["openvino-bf16"] = partial(_openvino_bf16, chip)
+    return AutoTarget(makers, read("home") / "auto", {"openvino-bf16": BF16_STEP})
+
+
+BF16_STEP = 2.0**-9
+"""bf16 keeps 8 bits of a number: half a step of the last is what rounding once may cost."""
+
+
+def _openvino_bf16(chip: Chip) -> Target:
+    for package in ("onnx", "openvino"):
+        _need(package, "openvino", "cpu:openvino")
+    from anychip.compilers.onnx_hosts import OpenVinoTarget
+
+    return OpenVinoTarget(precision="bf16")
 
 
 def _need(package: str, extra: str, purpose: str) -> None:

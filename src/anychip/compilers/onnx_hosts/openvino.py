@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,23 @@ model; OpenVINO then computes in int8 by itself."""
 
 @dataclass(frozen=True)
 class OpenVinoTarget:
-    """OpenVINO. Symbolic dimensions are kept: one executable serves every size."""
+    """OpenVINO. Symbolic dimensions are kept: one executable serves every size.
+
+    `precision` is what the option of that name is when a user does not give it.
+    """
 
     name: str = "cpu:openvino"
     runs: bool = True
+    precision: str = "f32"
 
     @property
     def toolchain(self) -> str:
-        return f"OpenVINO {version('openvino')}"
+        return f"OpenVINO {version('openvino')}" + f" {self.precision}" * (self.precision != "f32")
 
     def compile(self, module: Module, options: CompileOptions) -> OnnxExecutable:
         """See `executable.build` for what it raises."""
+        extra = {"precision": self.precision, **options.extra}
+        options = replace(options, extra=extra)
         return build(self.name, module, options, CHOICES, lambda e: _Session(self.name, e, options))
 
 
