@@ -10,7 +10,8 @@ onnxruntime; XLA is what `cpu:xla` runs. Default threads everywhere. f32 is held
 is `cpu:auto` with a tolerance of 5 % against OpenVINO in bf16. Each model runs in a process of its
 own. Preparing lets cpu:auto decide among all and times every peer once: peers more than 2.5 times
 slower than the best there keep that figure and are not timed again. When timing, cpu:auto decides
-again between the candidates that were within 1.5 of its best, all on the quiet machine.
+again between the candidates that were within 1.5 of its best, all on the quiet machine. Rows that
+were not prepared are timed without what takes minutes to compile, and say so.
 ratio = best peer ÷ cpu:auto, the median over rounds of turns: above 1, auto wins.
 """
 
@@ -40,6 +41,8 @@ from anychip.core.config import read
 Run = Callable[[], Any]
 TOLERANCE = {"f32": 1e-3, "bf16": 5e-2}
 NEAR, FAR = 1.5, 2.5
+SLOW_CANDIDATES, SLOW_PEERS = {"iree", "native"}, {"torch.compile"}
+"""Left out, and said to be, where a row was not prepared: they compile for minutes."""
 OPENVINO = {"PERFORMANCE_HINT": "LATENCY"}
 
 
@@ -55,8 +58,6 @@ def folder() -> Path:
 def one(name: str, batch: int, precision: str, options: argparse.Namespace) -> dict[str, Any]:
     """Prepare or time one row."""
     path = folder() / f"{name}-{batch}-{precision}.json"
-    if not options.prepare and not path.exists():
-        raise FileNotFoundError(f"{name} ×{batch} {precision} is not prepared: run --prepare first")
     model, inputs = zoo.MODELS[name](batch)
     arrays = [np.asarray(x) for x in inputs]
     if isinstance(model, Path):
@@ -65,12 +66,16 @@ def one(name: str, batch: int, precision: str, options: argparse.Namespace) -> d
         module = load(model, tuple(inputs))
     slots = [a for a in module.signature.arguments if a.role != "weight"]
     feeds = [x.astype(dtype(a.dtype).numpy) for x, a in zip(arrays, slots, strict=True)]
-    prepared = None if options.prepare else json.loads(path.read_text(encoding="utf-8"))
-    executable, evidence = decided(module, feeds, precision, prepared)
+    prepared = None
+    if path.exists() and not options.prepare:
+        prepared = json.loads(path.read_text(encoding="utf-8"))
+    executable, evidence = decided(module, feeds, precision, prepared, full=options.prepare)
     runs: dict[str, Run] = {"cpu:auto": lambda: executable.run(*feeds)}
     makers = peers(name, batch, precision, model, inputs, arrays, module, feeds)
-    failed: dict[str, str] = {}
     skipped: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    if prepared is None and not options.prepare:
+        failed = dict.fromkeys(SLOW_PEERS & {*makers}, "left out: not prepared")
     if prepared is not None:
         known = {k: v for k, v in prepared["median_s"].items() if k != "cpu:auto"}
         best = min([*known.values(), prepared["median_s"]["cpu:auto"]])
@@ -99,20 +104,27 @@ def one(name: str, batch: int, precision: str, options: argparse.Namespace) -> d
         "evidence": evidence,
     }
     row |= ratio(rounds)
+    narrow = evidence["entrants"].get("openvino-bf16") or {}
+    if precision == "bf16" and evidence["chosen"] != "openvino-bf16":
+        row["unlike"] = narrow.get("failure") or evidence["not_compiled"].get("openvino-bf16")
     if options.prepare:
         path.write_text(json.dumps(row), encoding="utf-8")
     return row
 
 
 def decided(
-    module: Module, feeds: list[np.ndarray], precision: str, prepared: Any
+    module: Module, feeds: list[np.ndarray], precision: str, prepared: Any, *, full: bool
 ) -> tuple[Any, dict[str, Any]]:
     """cpu:auto's program and why: among all, or among those that were near when prepared."""
     from anychip.compilers.auto import AutoTarget
 
     target = discover().target("cpu:auto")
     assert isinstance(target, AutoTarget)
+    left_out: dict[str, str] = {}
     makers = dict(target.makers)
+    if prepared is None and not full:
+        left_out = dict.fromkeys(SLOW_CANDIDATES, "left out: not prepared")
+        makers = {k: m for k, m in makers.items() if k not in left_out}
     if prepared is not None:
         rows = prepared["evidence"]["entrants"]
         times = {k: r["median_s"] for k, r in rows.items() if r["median_s"] and not r["failure"]}
@@ -124,6 +136,7 @@ def decided(
     executable = target.compile(module, CompileOptions(extra=extra))
     executable.run(*feeds)
     evidence = json.loads(executable.artifacts["evidence"])
+    evidence["not_compiled"] |= left_out
     if prepared is not None:
         evidence["when_prepared"] = prepared["evidence"]
     return executable, evidence
@@ -310,9 +323,10 @@ def _child(
 
 
 def report(rows: list[dict[str, Any]], failed: list[Any], options: argparse.Namespace) -> None:
+    alike = [r for r in rows if not r.get("unlike")]  # bf16 may be too far off to be chosen
     means = {
-        p: math.exp(statistics.mean(math.log(r["ratio"]) for r in rows if r["precision"] == p))
-        for p in {r["precision"] for r in rows}
+        p: math.exp(statistics.mean(math.log(r["ratio"]) for r in alike if r["precision"] == p))
+        for p in {r["precision"] for r in alike}
     }
     packages = ("anychip", "onnxruntime", "openvino", "torch", "jaxlib", "timm", "transformers")
     document = {

@@ -18,6 +18,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['model']} ×{row['batch']} {row['precision']}: {row['ratio']:.3f} "
             f"[{low:.3f}, {high:.3f}] against {row['best_peer']}, by {row['chosen']}; ms: {times}"
         )
+        if row.get("unlike"):
+            lines.append(f"  not like against like: bf16 {row['unlike']}")
         lines += [f"  {peer}: {why}" for peer, why in row["failed"].items()]
     return "\n".join(lines)
 
@@ -25,7 +27,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def chart(rows: Sequence[dict[str, Any]]) -> str:
     """Bars of the ratio with their quartiles, one a row; the line is 1."""
     bars: list[str] = []
-    for i, row in enumerate(rows):
+    for i, row in enumerate(r for r in rows if not r.get("unlike")):
         y, width = 24 + i * 22, row["ratio"] * 200
         low, high = (200 * edge for edge in row["ratio_quartiles"])
         fill = "#4878a8" if row["precision"] == "f32" else "#a87848"
