@@ -10,21 +10,21 @@ import tokenize
 from pathlib import Path
 
 BUDGETS = {
-    "core": 2000,
+    "core": 2100,
     "ops": 7000,
     "frontends": 14000,
     "profile": 900,
-    "passes": 1000,
-    "compilers": 10600,
+    "passes": 1200,
+    "compilers": 11600,
     "twin": 6000,
     "debug": 600,
     "chips": 900,
-    "mapper": 2000,
-    "validate": 900,
+    "mapper": 2400,
+    "validate": 1000,
     "llm": 2400,
     "testing": 1000,
-    "zoo": 450,
-    "cli": 3300,
+    "zoo": 500,
+    "cli": 3600,
     ".": 500,
 }
 NOISE = {

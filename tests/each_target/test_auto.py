@@ -135,7 +135,7 @@ def test_bench_times_targets_and_the_runtimes_on_the_file(tmp_path):
     from onnx import TensorProto, helper
     from typer.testing import CliRunner
 
-    from anychip.cli.app import app
+    from anychip.cli.app import application
 
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -148,7 +148,7 @@ def test_bench_times_targets_and_the_runtimes_on_the_file(tmp_path):
     opset = [helper.make_opsetid("", 20)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
     arguments = ["bench", str(path), "-t", "cpu:xla", "-t", "cpu:onnxruntime", "--seconds", "0.1"]
-    done = CliRunner().invoke(app, [*arguments, "-f", "json"], catch_exceptions=False)
+    done = CliRunner().invoke(application(), [*arguments, "-f", "json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     names = [row["name"].partition(" ")[0] for row in document["rows"]]

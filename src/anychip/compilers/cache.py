@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from anychip.core import CompileError, CompileOptions, SetupError, write_atomically
@@ -18,7 +19,7 @@ from anychip.core.config import read
 _MAGIC = b"anychip1"
 _DIGEST_BYTES = 32
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CACHES = ("xla", "iree", "libtpu", "xla-gpu", "triton", "vela")
+CACHES = ("xla", "native", "iree", "libtpu", "xla-gpu", "triton", "vela")
 """Names under the home folder, one a compiler. Repacked weights (`packed`) are not among them."""
 
 
@@ -36,6 +37,17 @@ def cache_key(
         raw = part if isinstance(part, bytes) else part.encode()
         digest.update(len(raw).to_bytes(8, "little"))
         digest.update(raw)
+    return digest.hexdigest()
+
+
+@cache
+def own_code() -> str:
+    """Hex digest that changes with any file of the package: its names, sizes and times."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        stat = path.stat()
+        digest.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()
 
 

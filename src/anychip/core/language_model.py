@@ -8,6 +8,7 @@ from typing import Protocol
 
 from anychip.core.module import Module
 from anychip.core.signature import Argument
+from anychip.core.target import Recipe
 from anychip.core.weights import Weights
 
 
@@ -100,7 +101,8 @@ class LanguageModel:
     layer's keys and values, [pages, heads, page_tokens, width]; `logits` f32[rows, vocabulary] of
     the last `rows` tokens. Tokens may come in any order: all are cached before any attends. Its
     weights are bound. `step_state(shape, precision)` says what its state is. Both are None where
-    a model has no such step.
+    a model has no such step. `step_recipe(shape, precision)` is the same step not yet built, where
+    a model can tell its program without tracing it.
 
     `score(batch, length, precision)`, where a model has it, is a prefill whose `logits` are
     f32[batch, length, vocabulary], those of every position.
@@ -115,6 +117,7 @@ class LanguageModel:
     source: str
     step: Callable[[PagedShape, Precision], Module] | None = None
     step_state: Callable[[PagedShape, Precision], tuple[Argument, ...]] | None = None
+    step_recipe: Callable[[PagedShape, Precision], Recipe] | None = None
     tokenizer: Tokenizer | None = None
     chat: ChatTemplate | None = None
     score: Callable[[int, int, Precision], Module] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from anychip.core.origin import Origin
 from anychip.core.quantity import Estimate
 from anychip.core.signature import Signature
 from anychip.core.trace import Trace
+from anychip.core.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -175,3 +176,26 @@ def check_target(candidate: object, owner: str) -> Target:
             f"{owner}: {type(candidate).__name__} is no Target; it lacks {', '.join(missing)}"
         )
     return candidate  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A Module that need not be built where its executable is known already.
+
+    `key` stands for all that the built program depends on beside anychip's own code; `build()`
+    gives the module, bound to `weights`.
+    """
+
+    name: str
+    key: str
+    weights: Weights
+    build: Callable[[], Module] = field(repr=False)
+
+
+@runtime_checkable
+class Recalls(Protocol):
+    """What a target may be besides: one that keeps executables under their recipes' keys."""
+
+    def recall(self, recipe: Recipe, options: CompileOptions) -> Executable:
+        """The executable kept for this recipe, else what `compile` makes of it, which is kept."""
+        ...

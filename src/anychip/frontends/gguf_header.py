@@ -191,6 +191,26 @@ class _Cursor:
         except UnicodeDecodeError as error:
             self.fail(f"text that is not UTF-8 ({error.reason})")
 
+    def strings(self, count: int) -> tuple[str, ...]:
+        """So many in a row: a vocabulary has a hundred thousand, so this loop calls nothing."""
+        data, at, end, found = self.data, self.offset, len(self.data), list[str]()
+        try:
+            for _ in range(count):
+                start = at + 8
+                size = _U64.unpack_from(data, at)[0] if start <= end else 0
+                stop = start + size
+                if stop > end or size > _LONGEST_STRING:
+                    break
+                found.append(str(data[start:stop], "utf-8"))
+                at = stop
+        except UnicodeDecodeError as error:
+            self.offset = at
+            self.fail(f"text that is not UTF-8 ({error.reason})")
+        self.offset = at
+        if len(found) < count:
+            self.string()  # says what is wrong with it
+        return tuple(found)
+
     def value(self, kind: int, depth: int = 0) -> Value:
         if kind == _STRING:
             return self.string()
@@ -202,7 +222,7 @@ class _Cursor:
         kind, length = self.u32(), self.u64()
         if kind == _STRING:
             self.limit(length, _LONGEST_ARRAY, 8, "strings")
-            return tuple(self.string() for _ in range(length))
+            return self.strings(length)
         if kind == _ARRAY:
             if depth + 1 >= _DEEPEST:
                 self.fail(f"arrays nested deeper than {_DEEPEST}")

@@ -21,6 +21,7 @@ from anychip.core import (
     Module,
     PagedShape,
     Precision,
+    Recalls,
     Target,
     UnsupportedError,
     UsageError,
@@ -153,11 +154,18 @@ class PagedSteps:
                 page_tokens=self.shape.page_tokens,
                 table=self.shape.table,
             )
-            assert self.model.step is not None
-            module = self.model.step(shape, self.precision)
-            self.weights = module.weights
-            self._compiled[key] = self.target.compile(module, self.options)
+            self._compiled[key] = self._compile(shape)
         return self._compiled[key]
+
+    def _compile(self, shape: PagedShape) -> Executable:
+        if isinstance(self.target, Recalls) and self.model.step_recipe is not None:
+            recipe = self.model.step_recipe(shape, self.precision)
+            self.weights = recipe.weights
+            return self.target.recall(recipe, self.options)
+        assert self.model.step is not None
+        module = self.model.step(shape, self.precision)
+        self.weights = module.weights
+        return self.target.compile(module, self.options)
 
     @staticmethod
     def _size(count: int, most: int) -> int:

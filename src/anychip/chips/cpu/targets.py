@@ -24,11 +24,12 @@ def xla(chip: Chip) -> Target:
 
 
 def native(chip: Chip) -> Target:
-    """`cpu:native`, keeping repacked weights under `home`."""
+    """`cpu:native`, keeping repacked weights and code under `home`."""
     _need("llvmlite", "native", "cpu:native")
+    from anychip.compilers.cache import Cache
     from anychip.compilers.native import NativeTarget
 
-    return NativeTarget(packed=read("home") / "packed")
+    return NativeTarget(packed=read("home") / "packed", cache=Cache.under_home("native"))
 
 
 def iree(chip: Chip) -> Target:

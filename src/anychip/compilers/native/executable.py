@@ -26,7 +26,7 @@ from anychip.compilers.native.plan import (
 )
 from anychip.compilers.native.pool import Pool
 from anychip.compilers.native.step import STAMPS, Context, table
-from anychip.core import Argument, Coverage, Module, Span, Trace, UsageError, dtype
+from anychip.core import Argument, Coverage, Span, Trace, UsageError, Weights, dtype
 
 
 class State(np.ndarray):
@@ -60,8 +60,8 @@ class NativeExecutable:
     """
 
     target: str
-    module: Module
     plan: Plan
+    weights: Weights
     image: Image
     pool: Pool
     isa: Isa
@@ -71,7 +71,7 @@ class NativeExecutable:
     _running: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.signature = self.module.signature
+        self.signature = self.plan.signature
         self.coverage = Coverage(self.plan.coverage)
         self._slots = Context(self.plan)
         size = self.plan.shared_bytes + self.plan.threads * self.plan.private_bytes + 64
@@ -93,7 +93,7 @@ class NativeExecutable:
         self._names = [a.name for a in self.plan.outside]
         self._results = [
             (r.updates, tuple(int(d) for d in r.shape), dtype(r.dtype).numpy)
-            for r in self.plan.results
+            for r in self.plan.signature.results
         ]
 
     def run(self, *inputs: Any) -> Sequence[Any]:
@@ -105,7 +105,7 @@ class NativeExecutable:
     def _run(self, inputs: Sequence[Any]) -> list[Any]:
         if len(inputs) != len(self._arguments):
             raise UsageError(
-                f"{self.module.name} takes {len(self._arguments)} arrays besides its weights "
+                f"{self.plan.name} takes {len(self._arguments)} arrays besides its weights "
                 f"({', '.join(self._names)}), got {len(inputs)}"
             )
         addresses: list[int] = []
@@ -174,7 +174,7 @@ class NativeExecutable:
         match place:
             case PackedWeight(argument=name):
                 if name not in self._foreign_weights:
-                    array = np.ascontiguousarray(self.module.weights[name].array())
+                    array = np.ascontiguousarray(self.weights[name].array())
                     self._foreign_weights[name] = array.reshape(-1)
                 return self._foreign_weights[name]
             case Outside(argument=argument):
@@ -192,7 +192,7 @@ class NativeExecutable:
         array = np.asarray(value)
         if array.shape != kind[0] or array.dtype != dtype(kind[1]).numpy:
             raise UsageError(
-                f"{argument.role} {argument.name} of {self.module.name} should be "
+                f"{argument.role} {argument.name} of {self.plan.name} should be "
                 f"{argument.dtype}{list(argument.shape)}, got {array.dtype}{list(array.shape)}"
             )
         return array

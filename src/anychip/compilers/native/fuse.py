@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,18 +17,22 @@ from anychip.compilers.native.plan import Buffer, Operand, Task
 def fuse_sums(tasks: Sequence[Task]) -> list[Task]:
     """`add(a, product)` becomes a product that starts from `a`, when nothing else reads it."""
     kept: list[Task | None] = list(tasks)
+    uses = _Uses(tasks)
     for index, task in enumerate(tasks):
         if not _is_plain_sum(task.kernel):
             continue
         for one, other in ((0, 1), (1, 0)):
             product, term = task.operands[one], task.operands[other]
-            at = _only_maker(tasks, product, index)
-            if at is None or _last_write(tasks, term, index) >= at or term.place is product.place:
+            at = uses.only_maker(product, index)
+            if at is None or uses.last_write(term, index) >= at or term.place is product.place:
                 continue
             merged = tasks[at]
             kernel: Any = merged.kernel
             if not isinstance(kernel, BlockMatmul | DenseMatmul) or kernel.has_residual:
                 continue
+            uses.writers[id(product.place)].remove(at)
+            insort(uses.writers[id(task.written.place)], at)
+            insort(uses.readers[id(term.place)], at)
             merged.kernel = replace(kernel, has_residual=True)
             merged.operands = [*merged.operands[:-1], term, task.written]
             written = task.written.place
@@ -43,16 +49,26 @@ def _is_plain_sum(kernel: Any) -> bool:
     return kernel.row_local and all(source.element == "f32" for source in kernel.sources)
 
 
-def _only_maker(tasks: Sequence[Task], operand: Operand, reader: int) -> int | None:
-    """The task that writes a buffer which `reader` alone reads, all of it."""
-    if not isinstance(operand.place, Buffer) or operand.offset:
-        return None
-    makers = [i for i, t in enumerate(tasks) if t.written.place is operand.place]
-    readers = [i for i, t in enumerate(tasks) if any(o.place is operand.place for o in t.reads)]
-    return makers[0] if len(makers) == 1 and readers == [reader] else None
+class _Uses:
+    """Which tasks write and read each place, by their numbers in order."""
 
+    def __init__(self, tasks: Sequence[Task]):
+        self.writers: defaultdict[int, list[int]] = defaultdict(list)
+        self.readers: defaultdict[int, list[int]] = defaultdict(list)
+        for index, task in enumerate(tasks):
+            self.writers[id(task.written.place)].append(index)
+            for place in {id(operand.place) for operand in task.reads}:
+                self.readers[place].append(index)
 
-def _last_write(tasks: Sequence[Task], operand: Operand, before: int) -> int:
-    """The last task before `before` that writes this place; -1 for none."""
-    found = [i for i in range(before) if tasks[i].written.place is operand.place]
-    return found[-1] if found else -1
+    def only_maker(self, operand: Operand, reader: int) -> int | None:
+        """The task that writes a buffer which `reader` alone reads, all of it."""
+        if not isinstance(operand.place, Buffer) or operand.offset:
+            return None
+        makers, readers = (uses[id(operand.place)] for uses in (self.writers, self.readers))
+        return makers[0] if len(makers) == 1 and readers == [reader] else None
+
+    def last_write(self, operand: Operand, before: int) -> int:
+        """The last task before `before` that writes this place; -1 for none."""
+        writers = self.writers[id(operand.place)]
+        at = bisect_left(writers, before)
+        return writers[at - 1] if at else -1

@@ -17,9 +17,11 @@ from anychip.core import CompileError
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """Loaded machine code; lives as long as this object. `seconds` took LLVM."""
+    """Loaded machine code; lives as long as this object. `seconds` took LLVM, or loading `binary`,
+    the object file. Code loaded from one has no IR."""
 
     llvm_ir: str
+    binary: bytes = field(repr=False)
     seconds: float
     _addresses: dict[str, int]
     _isa: Isa
@@ -62,9 +64,23 @@ def build(module: llvm.Module, functions: Sequence[str], isa: Isa) -> Code:
     passes.run(parsed, binding.create_pass_builder(machine, tuning))
     optimised = str(parsed)
     engine = binding.create_mcjit_compiler(parsed, machine)
+    made: list[bytes] = []
+    engine.set_object_cache(lambda module, binary: made.append(binary))
     engine.finalize_object()
     addresses = {name: engine.get_function_address(name) for name in functions}
-    return Code(text, time.perf_counter() - started, addresses, isa, optimised, engine)
+    seconds = time.perf_counter() - started
+    return Code(text, made[0], seconds, addresses, isa, optimised, engine)
+
+
+def load(binary: bytes, functions: Sequence[str], isa: Isa) -> Code:
+    """What `build` made, from its object file."""
+    started = time.perf_counter()
+    _initialise()
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine(isa))
+    engine.add_object_file(binding.ObjectFileRef.from_data(binary))
+    engine.finalize_object()
+    addresses = {name: engine.get_function_address(name) for name in functions}
+    return Code("", binary, time.perf_counter() - started, addresses, isa, "", engine)
 
 
 def _machine(isa: Isa) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from anychip.core import Argument, OpCoverage, Origin, Result
+from anychip.core import Argument, OpCoverage, Origin, Signature
 
 MOST_OPERANDS = 6
 """Of one task."""
@@ -153,9 +153,13 @@ class Plan:
     offsets: Mapping[Buffer, int]
     shared_bytes: int
     private_bytes: int
-    outside: tuple[Argument, ...]
-    results: tuple[Result, ...]
+    signature: Signature
     coverage: tuple[OpCoverage, ...] = field(repr=False)
+
+    @property
+    def outside(self) -> tuple[Argument, ...]:
+        """The arguments that are no weights."""
+        return tuple(a for a in self.signature.arguments if a.role != "weight")
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:

@@ -46,12 +46,12 @@ class Context:
     CONTROL, TABLE, STAMPS, FROM, TO, IMAGE, SHARED, PRIVATE, FIRST = range(9)
 
     def result(self, name: str) -> int:
-        new = [r.name for r in self.plan.results if r.updates is None]
+        new = [r.name for r in self.plan.signature.results if r.updates is None]
         return self.FIRST + len(self.plan.outside) + new.index(name)
 
     @property
     def size(self) -> int:
-        new = [r for r in self.plan.results if r.updates is None]
+        new = [r for r in self.plan.signature.results if r.updates is None]
         return self.FIRST + len(self.plan.outside) + len(new)
 
 

@@ -6,12 +6,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
-from anychip.compilers.native import fuse, jit, memory, pack
+from anychip.compilers.cache import Cache
+from anychip.compilers.native import fuse, jit, keep, memory, pack
 from anychip.compilers.native.executable import Artifacts, NativeExecutable
 from anychip.compilers.native.foreign import compile_pieces
 from anychip.compilers.native.isa import NAMES, Isa, choose
@@ -27,13 +29,18 @@ from anychip.core import (
     InputError,
     Module,
     OpCoverage,
+    Recipe,
     UnsupportedError,
     UsageError,
+    Weights,
     unknown,
 )
 
 EXTRA = {"isa": f"which instructions to use: {', '.join(NAMES)}; default: the best this CPU has"}
 """Compile options of this target."""
+
+STAGES = ("stablehlo", "llvm_ir", "llvm_ir_optimised", "assembly")
+"""What kept code does not hold: made anew when looked at."""
 
 
 @dataclass
@@ -54,11 +61,13 @@ class NativeTarget:
     """Our own code generator for prefill and decode steps.
 
     Products with 4- and 8-bit weights round their activations to 8 bits in groups of 32; the
-    ledger says where. `packed` is the folder that keeps repacked weights; None packs anew.
+    ledger says where. `packed` is the folder that keeps repacked weights; None packs anew. `cache`
+    keeps the code of steps whose recipe is known.
     """
 
     name: str = "cpu:native"
     packed: Path | None = None
+    cache: Cache | None = None
     runs: bool = True
     _shared: _Shared = field(default_factory=_Shared, repr=False, compare=False)
 
@@ -83,7 +92,7 @@ class NativeTarget:
         started = time.perf_counter()
         plan = plan_step(module, threads, self.name)
         planned = time.perf_counter()
-        image = self._image(plan, module, isa)
+        image = self._image(plan, module.weights, isa)
         packed = time.perf_counter()
         pieces = compile_pieces(plan, module, options)
         fallen = time.perf_counter()
@@ -111,7 +120,43 @@ class NativeTarget:
             }
         )
         pool = self._pool(threads, isa)
-        return NativeExecutable(self.name, module, plan, image, pool, isa, code, pieces, artifacts)
+        return NativeExecutable(
+            self.name, plan, module.weights, image, pool, isa, code, pieces, artifacts
+        )
+
+    def recall(self, recipe: Recipe, options: CompileOptions) -> NativeExecutable:
+        """See `core.Recalls`. Steps with pieces for cpu:xla are not kept.
+
+        Raises what `compile` raises.
+        """
+        check_host()
+        isa, threads = self._options(options)
+        if self.cache is None:
+            return self.compile(recipe.build(), options)
+        key = keep.key(recipe, isa, threads)
+        with self.cache.locked(key, options.timeout_s) as entry:
+            kept = keep.loads(entry.read())
+            if kept is None:
+                made = self.compile(recipe.build(), options)
+                if not made.pieces:
+                    entry.write(keep.dumps(made.plan, made.code))
+                return made
+        plan, binary = kept
+        image = self._image(plan, recipe.weights, isa)
+        code = jit.load(binary, ["step"], isa)
+        anew = cache(lambda: self.compile(recipe.build(), options))
+        artifacts = Artifacts(
+            {
+                **{stage: partial(_artifact, anew, stage) for stage in STAGES},
+                "plan": plan.text,
+                "packed": lambda: image.note,
+                "seconds": lambda: _table({"loading kept code": code.seconds}),
+            }
+        )
+        pool = self._pool(threads, isa)
+        return NativeExecutable(
+            self.name, plan, recipe.weights, image, pool, isa, code, {}, artifacts
+        )
 
     def _options(self, options: CompileOptions) -> tuple[Isa, int]:
         for name in options.extra:
@@ -124,21 +169,21 @@ class NativeTarget:
             raise UsageError(f"{self.name}: threads must be 1 to 1024, got {threads}")
         return choose(options.extra.get("isa", "")), threads
 
-    def _image(self, plan: Plan, module: Module, isa: Isa) -> pack.Image:
+    def _image(self, plan: Plan, weights: Weights, isa: Isa) -> pack.Image:
         for name in {e.argument for e in plan.image if not isinstance(e, pack.Constant)}:
-            if name not in module.weights:
+            if name not in weights:
                 raise InputError(
-                    f"module {module.name} has no values for weight {name}; "
+                    f"module {plan.name} has no values for weight {name}; "
                     "bind them with module.with_weights(…) before compiling"
                 )
         readers = tuple(
-            e if isinstance(e, pack.Constant) else (e, id(module.weights[e.argument].read))
+            e if isinstance(e, pack.Constant) else (e, id(weights[e.argument].read))
             for e in plan.image
         )
         with self._shared.lock:
             image = self._shared.images.get((readers, isa))
             if image is None:
-                image = pack.load(plan.image, module.weights, isa, self.packed)
+                image = pack.load(plan.image, weights, isa, self.packed)
                 self._shared.images[readers, isa] = image
             return image
 
@@ -177,8 +222,7 @@ def plan_step(module: Module, threads: int, target: str = "cpu:native") -> Plan:
         offsets=layout.offsets,
         shared_bytes=layout.shared_bytes,
         private_bytes=layout.private_bytes,
-        outside=tuple(a for a in module.signature.arguments if a.role != "weight"),
-        results=module.signature.results,
+        signature=module.signature,
         coverage=reader.coverage(),
     )
 
@@ -199,6 +243,12 @@ def _bind(reader: Reader, view: View, name: str, element: str) -> None:
     source = Source(view.element, view.strides or (0,))
     out = View(Buffer(name, 4 * view.size, result=name), element, shape, dense_strides(shape))
     reader.add(Pointwise("copy", shape, (source,), (), element), view, out, each=False)
+
+
+def _artifact(anew: Callable[[], NativeExecutable], stage: str) -> str:
+    made = anew().artifacts[stage]
+    assert isinstance(made, str)
+    return made
 
 
 MOST_PIECES = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 
@@ -13,6 +14,7 @@ from anychip.core.language_model import (
     Tokenizer,
 )
 from anychip.core.module import Module
+from anychip.core.target import Recipe
 from anychip.core.weights import Weight, Weights
 from anychip.frontends.llm.config import TransformerConfig
 from anychip.frontends.llm.precision import PRECISIONS
@@ -71,6 +73,15 @@ def language_model(
             weights=bound(precision),
         )
 
+    def recipe(shape: PagedShape, precision: Precision) -> Recipe:
+        facts = (config, sorted((stored or {}).items()), shape, precision)
+        return Recipe(
+            name=f"{name}-step",
+            key=hashlib.sha256(repr((name, *facts)).encode()).hexdigest(),
+            weights=bound(precision),
+            build=partial(build_paged, shape, precision),
+        )
+
     has_pages = config.mla is None
     return LanguageModel(
         name=name,
@@ -82,6 +93,7 @@ def language_model(
         source=source,
         step=build_paged if has_pages else None,
         step_state=partial(page_specs, config) if has_pages else None,
+        step_recipe=recipe if has_pages else None,
         tokenizer=tokenizer,
         chat=chat,
         score=lambda batch, length, precision: build(batch, length, length, precision, True),

@@ -281,12 +281,17 @@ def _add_tokens(encoder: Any, tokens: tuple[str, ...], types: np.ndarray) -> Non
 
 
 def _byte_level_bytes(tokens: tuple[str, ...], types: np.ndarray) -> tuple[bytes, ...]:
-    alphabet = byte_alphabet()
+    alphabet = {ord(character): byte for character, byte in byte_alphabet().items()}
     literal = np.isin(types, (_CONTROL, _USER_DEFINED, _UNKNOWN)).tolist()
+
+    def stands_for(token: str) -> bytes:
+        try:
+            return codecs.charmap_encode(token, "strict", alphabet)[0]
+        except UnicodeEncodeError:  # has a character that is no stand-in
+            return token.encode()
+
     return tuple(
-        token.encode()
-        if is_literal or not all(c in alphabet for c in token)
-        else bytes(alphabet[c] for c in token)
+        token.encode() if is_literal else stands_for(token)
         for token, is_literal in zip(tokens, literal, strict=True)
     )
 
