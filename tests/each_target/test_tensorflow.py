@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -161,3 +163,30 @@ def test_neither_model_nor_path_is_a_usage_error(tmp_path):
         load_tensorflow(object(), [np.zeros(3)])
     with pytest.raises(UsageError, match="neither a SavedModel"):
         load_tensorflow(tmp_path)
+
+
+ON_JAX = """
+import anychip, keras, numpy as np
+
+x, y = keras.Input((6, 8), name="words"), keras.Input((4,), name="facts")
+h = keras.layers.LSTM(5)(keras.layers.BatchNormalization()(x))
+h = keras.layers.Dropout(0.5)(keras.layers.Concatenate()([h, y]))
+model = keras.Model([x, y], keras.layers.Dense(3, name="head")(h), name="net")
+random = np.random.default_rng(0)
+words, facts = (random.standard_normal(s).astype("f4") for s in ((3, 6, 8), (3, 4)))
+sizes = {"words": ("batch", 6, 8), "facts": ("batch", 4)}
+module = anychip.load(model, [words, facts], shapes=sizes)
+assert module.signature.symbols == ("batch",)
+assert "head/kernel" in module.weights
+for batch in (1, 3):
+    fixed = anychip.compile(module.specialise({"batch": batch}), "cpu:xla")
+    (got,) = fixed.run(words[:batch], facts[:batch])
+    np.testing.assert_allclose(got, model([words[:batch], facts[:batch]]), rtol=1e-4, atol=1e-6)
+"""
+
+
+def test_keras_on_its_jax_backend_has_a_symbolic_batch():
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", ON_JAX]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -120,6 +120,11 @@ def _torch(model: Any, example_inputs: Examples, options: Mapping[str, Any]) -> 
 
 
 def _tensorflow(model: Any, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
+    from anychip.frontends import keras
+
+    if not isinstance(model, str | Path) and hasattr(model, "stateless_call"):
+        if keras.runs_on_jax():
+            return keras.load(model, example_inputs, **options)
     from anychip.frontends.tensorflow import load_tensorflow
 
     return load_tensorflow(model, example_inputs, **options)
