@@ -1,9 +1,11 @@
 """The token engine on SmolLM2-135M: many requests, long answers, guessing ahead.
 
     python bench/engine.py [--what requests,context,guess] [--json FILE] [--target T] [--threads N]
+                           [--llama PYTHON_WITH_LLAMA_CPP] [--svg FILE]
 
 requests: 200 of mixed lengths, a third cancelled, KV cache for a tenth of their need; the others
-must end with the tokens they get alone. context: one long answer, tokens a second by context.
+must end with the tokens they get alone. context: one long answer, tokens a second by context, and
+llama.cpp's at the same lengths in turns with it.
 guess: prompt lookup on a text that repeats itself and on one that does not, in turns with none.
 """
 
@@ -20,8 +22,11 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from llm_engines import Peer
+
 import anychip
-from anychip.core import CompileOptions, LanguageModel, discover, machine_name
+from anychip.core import CompileOptions, LanguageModel, config, discover, machine_name
+from anychip.frontends.pull import pull
 from anychip.llm import Limits, Sampling, Stop, prompt_ids
 from anychip.llm.engine import Engine, Speculation
 from anychip.llm.speculate import PromptLookup
@@ -35,6 +40,8 @@ TEXTS = (
 )
 REPEATS = "Write the same list again.\n" + "apple, pear, plum, cherry, quince, fig, date\n" * 4
 NO_STOP = Stop()
+PEER_STEPS = 24
+"""Steps the peer decodes at each length; the engine decodes all of a window."""
 
 
 class Bench:
@@ -96,25 +103,38 @@ class Bench:
             "tok_s": sum(map(len, got.values())) / seconds,
         }
 
-    def context(self, most: int) -> dict[str, Any]:
-        """Tokens a second in windows of a sixteenth of the answer."""
+    def context(self, most: int, llama: str) -> dict[str, Any]:
+        """Tokens a second in windows of a sixteenth of the answer. `llama`: a Python, or none."""
         prompt = prompt_ids(self.model, TEXTS[1])
-        most = min(most, self.model.facts.context - len(prompt))
         whole = self.model.facts.context
-        one = self.engine(
-            {"pages": -(-whole // 16), "step_tokens": 16, "sequences": 1, "context": whole}
-        )
+        most = min(most, whole - len(prompt))
+        pages, window = -(-whole // 16), max(most // 16, 1)
+        one = self.engine({"pages": pages, "step_tokens": 16, "sequences": 1, "context": whole})
         one.warm([len(prompt)])
-        sampling = Sampling(temperature=1.0, seed=1)
-        seconds = [
-            p.seconds for p in one.generate([prompt], max_new=most, sampling=sampling, stop=NO_STOP)
-        ]
-        window = max(most // 16, 1)
-        curve = [
-            {"context": at + window, "tok_s": window / (seconds[at + window] - seconds[at])}
-            for at in range(0, len(seconds) - window, window)
-        ]
-        return {"tokens": len(seconds), "kv_mb": one.kv_bytes / 1e6, "curve": curve}
+        peer = None
+        if llama:
+            path = pull("smollm2-135m", config.read("home")).path
+            peer = Peer(llama, "llm_peer_llama.py", path, self.options.threads or 1)
+        sampling, curve = Sampling(temperature=1.0, seed=1), list[dict[str, Any]]()
+        started = time.perf_counter()
+        answer = one.generate([prompt], max_new=most, sampling=sampling, stop=NO_STOP)
+        for number, _ in enumerate(answer, 1):
+            if number % window:
+                continue
+            rate = window / (time.perf_counter() - started)
+            row = {"context": len(prompt) + number - window // 2, "tok_s": rate}
+            if peer:
+                row["llama_cpp_tok_s"] = PEER_STEPS / peer.ask(
+                    "grow", whole, row["context"], PEER_STEPS
+                )
+            curve.append(row)
+            print(row, flush=True)
+            started = time.perf_counter()
+        found = {"tokens": most, "kv_mb": one.kv_bytes / 1e6, "curve": curve}
+        if peer:
+            found["peer"] = peer.version
+            peer.close()
+        return found
 
     def guess(self, rounds: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -142,6 +162,37 @@ class Bench:
         return found
 
 
+def chart(curve: list[dict[str, Any]]) -> str:
+    """Tokens a second by context, a line for each engine."""
+    lines = {"tok_s": ("cpu:native", "#4878a8"), "llama_cpp_tok_s": ("llama.cpp", "#c03020")}
+    wide = max(row["context"] for row in curve)
+    tall = 1.1 * max(row.get(key, 0.0) for row in curve for key in lines)
+
+    def place(context: float, rate: float) -> tuple[float, float]:
+        return 50 + 520 * context / wide, 260 - 230 * rate / tall
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="660" height="300" font-size="11" '
+        'font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>',
+        '<text x="50" y="16">tokens a second by tokens before, one sequence</text>',
+    ]
+    for i in range(5):
+        (x, bottom), (left, y) = place(wide * i / 4, 0), place(0, tall * i / 4)
+        parts.append(f'<line x1="{left}" x2="570" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+        parts.append(f'<text x="44" y="{y + 4:.1f}" text-anchor="end">{tall * i / 4:.0f}</text>')
+        label = f"{wide * i / 4:.0f}"
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
+    for key, (name, colour) in lines.items():
+        points = [place(row["context"], row[key]) for row in curve if key in row]
+        if not points:
+            continue
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        x, y = points[-1]
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + 4:.1f}" fill="{colour}">{name}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--what", default="requests,context,guess")
@@ -151,11 +202,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--llama", default="", help="Python with llama_cpp")
+    parser.add_argument("--svg", type=Path, help="write the context curve's picture here")
     arguments = parser.parse_args()
     bench = Bench(arguments.target, arguments.threads)
     jobs = {
         "requests": lambda: bench.requests(arguments.requests),
-        "context": lambda: bench.context(arguments.tokens),
+        "context": lambda: bench.context(arguments.tokens, arguments.llama),
         "guess": lambda: bench.guess(arguments.rounds),
     }
     result: dict[str, Any] = {
@@ -166,8 +219,10 @@ def main() -> None:
     for what in arguments.what.split(","):
         result[what] = jobs[what]()
         print(what, json.dumps(result[what]), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(result, indent=1))
+    if arguments.svg and "context" in result:
+        arguments.svg.write_text(chart(result["context"]["curve"]))
 
 
 if __name__ == "__main__":

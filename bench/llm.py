@@ -1,7 +1,7 @@
 """How fast `cpu:native` generates tokens, beside llama.cpp, OpenVINO and this machine's memory.
 
     python bench/llm.py [--quick] [--json FILE] [--threads 1,2] [--llama PYTHON] [--openvino PYTHON]
-                        [--only MODEL] [--cases decode,prefill,batch]
+                        [--only MODEL] [--cases decode,prefill,batch] [--minutes M]
 
 Everything is measured in rounds, one engine after the other, so that what else the machine does
 hits all alike; a ratio is the median of the rounds' ratios, its spread their quartiles. Each peer
@@ -123,9 +123,11 @@ def measure(
     pythons: dict[str, str],
     quick: bool,
     calm: float,
+    until: float,
     note: Callable[[list[dict[str, Any]]], None],
 ) -> dict[str, Any]:
-    """`calm`: a round in which others used more CPUs than this is taken again, a few times."""
+    """`calm`: a round in which others used more CPUs than this is taken again, a few times.
+    `until`: by `time.monotonic()`, from when two rounds of each case are enough."""
     native = Native(model.path, threads, max(CONTEXTS) + PIECE)
     engines: dict[str, Any] = {"native": native}
     why: dict[str, str] = {}
@@ -144,18 +146,21 @@ def measure(
             for one in engines.values():
                 one.ask("fill", *numbers[:2])
         tries, left = 0, rounds + 1
-        while left:
+        while left > 0:
             watch.start()
             got = {name: one.ask(what, *numbers) / case.tokens for name, one in engines.items()}
             got["read"] = statistics.fmean(read() for _ in range(4))
             others = watch.share()
             tries += 1
-            if tries == 1 or (others > calm and tries <= 4 * rounds):
+            is_late = time.monotonic() > until
+            if tries == 1 or (others > calm and tries <= 4 * rounds and not is_late):
                 left -= tries == 1  # the first round warms up
                 continue
             left -= 1
             for name, value in (got | {"others": others}).items():
                 samples.add(name, value)
+            if is_late:
+                left = min(left, 2 - len(samples.seconds["native"]))
         rows.append(_row(case, samples, native.weight_bytes) | {"tries": tries})
         _show(model.name, threads, rows[-1])
         note(rows)
@@ -225,7 +230,7 @@ def _headline(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three rounds, fewer tokens")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--threads", default="", help="such as 1,2; default: all")
@@ -235,6 +240,7 @@ def main() -> None:
     parser.add_argument("--cases", default="decode,batch,prefill")
     parser.add_argument("--rounds", type=int, help="default 7, or 3 when quick")
     parser.add_argument("--calm", type=float, default=0.2, help="CPUs others may use in a round")
+    parser.add_argument("--minutes", type=float, default=60, help="then two rounds a case")
     parser.add_argument("--steps", type=int, help="decode steps of a round, default 64 or 24")
     options = parser.parse_args()
     home = config.read("home")
@@ -250,6 +256,8 @@ def main() -> None:
     pythons = {"llama_cpp": options.llama, "openvino": options.openvino}
     kinds = options.cases.split(",")
     results: list[dict[str, Any]] = []
+    started = time.monotonic()
+    turns = [(model, count) for model in models for count in threads]
 
     def report() -> None:
         if options.json:
@@ -258,17 +266,17 @@ def main() -> None:
             text = json.dumps(ratios | {"machine": _machine(), "results": results}, indent=1)
             options.json.write_text(text)
 
-    for model in models:
-        for count in threads:
-            results.append({"model": model.name, "threads": count, "rows": []})
+    for turn, (model, count) in enumerate(turns):
+        results.append({"model": model.name, "threads": count, "rows": []})
 
-            def note(rows: list[dict[str, Any]]) -> None:
-                results[-1]["rows"] = rows
-                report()
-
-            more = (kinds, pythons, options.quick, options.calm, note)
-            results[-1] = measure(model, count, rounds, *more)
+        def note(rows: list[dict[str, Any]]) -> None:
+            results[-1]["rows"] = rows
             report()
+
+        until = started + 60 * options.minutes * (turn + 1) / len(turns)
+        more = (kinds, pythons, options.quick, options.calm, until, note)
+        results[-1] = measure(model, count, rounds, *more)
+        report()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@
 
 `fill CONTEXT BATCH` puts CONTEXT tokens into each of BATCH sequences, `decode CONTEXT BATCH COUNT`
 times COUNT steps from there and takes them back, `prefill LENGTH BATCH` times one prompt. Answers
-are seconds. `greedy COUNT ID ID …` answers COUNT times [token, its five likeliest with logits]. A
-context of llama.cpp belongs to one (CONTEXT, BATCH); all share the weights.
+are seconds. `grow MOST CONTEXT COUNT` is a decode in one sequence of at most MOST tokens that goes
+on from where the last `grow` was. `greedy COUNT ID ID …` answers COUNT times [token, its five
+likeliest with logits]. A context of llama.cpp belongs to one (CONTEXT, BATCH); all share the
+weights.
 """
 
 import ctypes
@@ -31,7 +33,7 @@ c.llama_backend_init()
 model = c.llama_model_load_from_file(path.encode(), c.llama_model_default_params())
 if not model:
     sys.exit(f"llama.cpp cannot load {path}")
-contexts = {}
+contexts, grown = {}, 0
 
 
 def context(filled, batch):
@@ -85,9 +87,22 @@ def greedy(count, *prompt):
     return json.dumps(made)
 
 
+def grow(most, upto, count):
+    global grown
+    where = context(most, 1)
+    for at in range(grown, upto, PIECE):
+        run(where, [(TOKEN, p, 0) for p in range(at, min(at + PIECE, upto))])
+    grown = max(grown, upto)
+    seconds = sum(run(where, [(TOKEN, p, 0)]) for p in range(grown, grown + count))
+    c.llama_memory_seq_rm(c.llama_get_memory(where), 0, grown, -1)
+    return seconds
+
+
 def answer(what, *numbers):
     if what == "greedy":
         return greedy(*numbers)
+    if what == "grow":
+        return grow(*numbers)
     if what == "prefill":
         length, batch = numbers
         where = context(length, batch)

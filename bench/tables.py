@@ -1,0 +1,184 @@
+"""Puts the newest figures of bench/results into the docs.
+
+    python bench/tables.py [--check]
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what stood there is replaced.
+`--check` writes nothing and exits with 1 when a table is not that of its JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+DOCS = ("docs/engine.md", "docs/native.md")
+
+
+def llm(report: dict[str, Any]) -> str:
+    """Every case of every model and thread count."""
+    parts = [_machine(report["machine"])]
+    for result in report["results"]:
+        versions = ", ".join(result.get("versions", {}).values())
+        parts.append(f"**{result['model']}**, threads: {result['threads']} ({versions}):")
+        rows = [
+            (
+                row["case"],
+                _rate(row["native_tok_s"]),
+                _rate(row["llama_cpp_tok_s"]),
+                _rate(row["openvino_tok_s"]),
+                _spread(row["ratio_vs_llama_cpp"]),
+                _spread(row["ratio_vs_openvino"]),
+                _share(row),
+                f"{row['others_cpus']:.2f}",
+            )
+            for row in result["rows"]
+        ]
+        head = "case|cpu:native tok/s|llama.cpp|OpenVINO|× llama.cpp|× OpenVINO"
+        parts.append(_table(f"{head}|share of the read pace|CPUs of others", rows))
+    return "\n\n".join(parts)
+
+
+def gemv(report: dict[str, Any]) -> str:
+    """Formats down, shapes across."""
+    shapes = list(dict.fromkeys(row["shape"] for row in report["rows"]))
+    cells = {(row["format"], row["shape"]): row for row in report["rows"]}
+    rows: list[tuple[str, ...]] = []
+    for form in dict.fromkeys(row["format"] for row in report["rows"]):
+        line = [form]
+        for shape in shapes:
+            row = cells.get((form, shape))
+            line.append("–" if row is None else _pace(row))
+        rows.append(tuple(line))
+    threads = report["rows"][0]["threads"]
+    head = f"{report['isa']}, threads: {threads}, load before: {report['load']:.1f}. GB/s, then the"
+    note = f"{head} share of the sum's pace and its range over the rounds."
+    return f"{note}\n\n{_table('format|' + '|'.join(shapes), rows)}"
+
+
+def context(report: dict[str, Any]) -> str:
+    found = report["context"]
+    rows = [
+        (
+            str(row["context"]),
+            _rate(row["tok_s"]),
+            _rate(row.get("llama_cpp_tok_s")),
+            f"{row['tok_s'] / row['llama_cpp_tok_s']:.2f}" if "llama_cpp_tok_s" in row else "–",
+        )
+        for row in found["curve"]
+    ]
+    told = f"{found['tokens']} tokens in one answer, threads: {report['threads']}, "
+    told += f"KV cache of {found['kv_mb']:.0f} MB said before the start"
+    peer = f"; {found['peer']} beside it" if "peer" in found else ""
+    return f"{told}{peer}.\n\n{_table('tokens before|cpu:native tok/s|llama.cpp|×', rows)}"
+
+
+def guess(report: dict[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            f"{one['speedup']:.2f} ({min(one['rounds']):.2f}–{max(one['rounds']):.2f})",
+            f"{one['mean_accepted_length']:.2f}",
+        )
+        for name, one in report["guess"].items()
+    ]
+    return _table("text|× without guessing|tokens a step", rows)
+
+
+def requests(report: dict[str, Any]) -> str:
+    one = report["requests"]
+    rows = [
+        ("requests, of them cancelled", f"{one['requests']}, {one['cancelled']}"),
+        ("pages of the cache, pages all need", f"{one['pages']}, {one['pages_needed']}"),
+        ("preempted", str(one["preempted"])),
+        ("finished with the tokens they get alone", f"{one['as_alone']} of {one['finished']}"),
+    ]
+    return _table("what|how many", rows)
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "llm": ("llm.json", llm),
+    "gemv": ("native-gemv.json", gemv),
+    "context": ("engine.json", context),
+    "guess": ("engine.json", guess),
+    "requests": ("engine-requests.json", requests),
+}
+"""The name in the docs: the file of bench/results, and what makes a table of it."""
+
+
+def filled(text: str, made: Callable[[str], str | None]) -> str:
+    """The text with `made(name)` in each table's place; what `made` has nothing for is left."""
+    parts = text.split("<!-- table: ")
+    for i, part in enumerate(parts[1:], 1):
+        name, rest = part.split(" -->", 1)
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise SystemExit(f"table {name} has no <!-- end -->")
+        table = made(name)
+        if table is not None:
+            parts[i] = f"{name} -->\n{table}\n{end}{after}"
+    return "<!-- table: ".join(parts)
+
+
+def _made(name: str) -> str | None:
+    if name not in TABLES:
+        raise SystemExit(f"no table is called {name}; there are {', '.join(TABLES)}")
+    file, make = TABLES[name]
+    path = RESULTS / file
+    return make(json.loads(path.read_text())) if path.exists() else None
+
+
+def _table(head: str, rows: list[tuple[str, ...]]) -> str:
+    names = head.split("|")
+    lines = [" | ".join(names), "|".join("---" for _ in names), *map(" | ".join, rows)]
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
+
+
+def _machine(one: dict[str, Any]) -> str:
+    return f"{one['cpu']}, {one['cpus']} CPUs; load average at the end {one['load']:.1f}."
+
+
+def _rate(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _spread(ratio: dict[str, float] | None) -> str:
+    return f"{ratio['value']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio else "–"
+
+
+def _share(row: dict[str, Any]) -> str:
+    if "batch" in row["case"] or "ratio_of_bandwidth" not in row:
+        return "–"
+    return f"{row['ratio_of_bandwidth']:.2f} of {row['bandwidth_gb_s']:.1f} GB/s"
+
+
+def _pace(row: dict[str, Any]) -> str:
+    return f"{row['gb_s']:.1f}, {row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    stale = 0
+    for name in DOCS:
+        path = ROOT / name
+        before = path.read_text()
+        after = filled(before, _made)
+        if after != before:
+            stale += 1
+            print(f"{name}: {'not' if options.check else 'now'} as in bench/results")
+            if not options.check:
+                path.write_text(after)
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
