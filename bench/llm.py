@@ -250,7 +250,7 @@ def main() -> None:
     steps = options.steps or (24 if options.quick else 64)
     models = [
         Model("smollm2-135m", pull("smollm2-135m", home).path, steps),
-        Model("llama-1b", random_1b(home / "bench" / "llama-1b-q4_0.gguf"), steps // 4),
+        Model("llama-1b", random_1b(home / "bench" / "llama-1b.q4_0.gguf"), steps // 4),
     ]
     models = [m for m in models if options.only in (None, m.name)]
     pythons = {"llama_cpp": options.llama, "openvino": options.openvino}

@@ -30,6 +30,7 @@ def random_1b(path: Path) -> Path:
         writer.add_uint32(f"llama.{key}", value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
     writer.add_float32("llama.rope.freq_base", 500000.0)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)  # OpenVINO asks for it
     writer.add_string("tokenizer.ggml.model", "gpt2")
     writer.add_string("tokenizer.ggml.pre", "smollm")
     words = [*(f"t{i}" for i in range(vocabulary - 2)), "t", "0"]
