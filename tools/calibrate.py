@@ -1,12 +1,14 @@
 """Fit the serving stacks of `mapper/stacks.py`, and say how far off they are on systems left out.
 
-    python tools/calibrate.py [--data FILE.csv] [--json FILE]
+    python tools/calibrate.py [--data FILE.csv] [--json FILE] [--stack NAME]
 
-Three figures a stack (time of the host a step, time a sequence, slowness of prompts) minimise the
-mean absolute logarithm of predicted over published, of TPOT and with a tenth of its weight of TTFT
-(which hangs on how the load was made); the same for every chip, model, shard and load. Then each
-(chip, model) is left out in turn, the rest fitted, and the left-out rows predicted.
-Nothing is random; minutes on two cores.
+Five figures a stack (time of the host a step, time a sequence, slowness of prompts, a layer that
+is launched without a graph, a token handed out) minimise the mean absolute logarithm of predicted
+over published, of TPOT and with a third of its weight of TTFT (which hangs on how the load was
+made); the same for every chip, model, shard and load. Then each system (chip, model, number of
+chips) is left out in turn, the rest fitted from where the first fit ended, and the left-out rows
+predicted. The logarithms of all left-out rows go into the JSON: intervals come from them.
+Nothing is random; ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,59 +29,82 @@ from anychip.core import discover
 from anychip.frontends.llm import PRECISIONS, catalogue
 from anychip.mapper.serving import Stack
 from anychip.mapper.stacks import STACKS
+from anychip.twin.calibrate import half_width
 from anychip.validate import SHIPPED, Predictor, Published, Skip, read
 
-START = ((1e-3, 2e-5, 0.1), (4e-3, 2e-5, 0.1), (1e-3, 6e-5, 0.1), (1e-3, 2e-5, 0.5))
-"""First guesses: host_s, token_s, prompt_slower - 1."""
+START = (1e-3, 2e-5, 0.1, 3e-4, 5e-5)
+"""First guesses: host_s, token_s, prompt_slower - 1, eager_layer_s, stream_s."""
+STEPS = ((3, 1, 1, 1, 1), (1, 2, 1, 1, 1), (1, 1, 3, 1, 1), (1, 1, 1, 0.3, 1), (1, 1, 1, 1, 2))
+"""The other corners of the first simplex, over the guesses."""
+TTFT_WEIGHT = 0.33
 
 
 def stacked(stack: Stack, guess: Sequence[float]) -> Stack:
-    host, token, slower = np.abs(guess)
+    host, token, slower, eager, stream = (float(x) for x in np.abs(guess))
     return replace(
-        stack, host_s=float(host), token_s=float(token), prompt_slower=1.0 + float(slower)
+        stack,
+        host_s=host,
+        token_s=token,
+        prompt_slower=1.0 + slower,
+        eager_layer_s=eager,
+        stream_s=stream,
     )
 
 
-def errors(predictor: Predictor, stack: Stack, rows: Sequence[Published]) -> np.ndarray:
-    """Logarithm of predicted over published, for each row that is expressible."""
-    made = replace(predictor, stacks={stack.name: stack})
-    found: list[float] = []
+def guess_of(stack: Stack) -> np.ndarray:
+    own = (stack.host_s, stack.token_s, stack.prompt_slower - 1)
+    return np.array([*own, stack.eager_layer_s, stack.stream_s])
+
+
+def errors(predictor: Predictor, stack: Stack, rows: Sequence[Published]) -> dict[str, float]:
+    """Logarithm of predicted over published by row id, for each row that is expressible."""
+    made = replace(predictor, stacks={row.stack: stack for row in rows})
+    found: dict[str, float] = {}
     for row in rows:
         try:
-            found.append(float(np.log(made.predict(row).value / row.value)))
+            found[row.id] = float(np.log(made.predict(row).value / row.value))
         except Skip:
             continue
-    return np.array(found)
+    return found
 
 
-def fit(predictor: Predictor, stack: Stack, rows: Sequence[Published]) -> Stack:
-    """The stack with its three figures fitted to the rows (Nelder and Mead, 1965)."""
+def fit(
+    predictor: Predictor, stack: Stack, rows: Sequence[Published], start: np.ndarray, most: int
+) -> Stack:
+    """The stack with its five figures fitted to the rows (Nelder and Mead, 1965)."""
     from scipy.optimize import minimize
 
-    tpot, ttft = ([row for row in rows if row.metric == name] for name in ("tpot_mean", "ttft"))
+    asked = [row for row in rows if row.metric in ("tpot_mean", "ttft")]
 
     def loss(guess: np.ndarray) -> float:
-        tried = stacked(stack, guess * START[0])
-        each = (np.abs(errors(predictor, tried, some)).mean() for some in (tpot, ttft))
-        return float(np.dot((1.0, 0.1), list(each)))
+        found = errors(predictor, stacked(stack, guess * start), asked)
+        sizes = [
+            np.mean([abs(e) for id, e in found.items() if id.endswith(metric)])
+            for metric in (":tpot_mean", ":ttft")
+        ]
+        return float(np.dot((1.0, TTFT_WEIGHT), sizes))
 
-    simplex = np.array(START) / np.array(START[0])
-    found = minimize(
-        loss,
-        simplex[0],
-        method="Nelder-Mead",
-        options={"initial_simplex": simplex, "maxfev": 45},
-    )
-    return stacked(stack, found.x * START[0])
+    simplex = np.array([(1.0,) * 5, *STEPS])
+    options = {"initial_simplex": simplex, "maxfev": most}
+    found = minimize(loss, simplex[0], method="Nelder-Mead", options=options)
+    return stacked(stack, found.x * start)
 
 
-def figures(found: np.ndarray) -> dict[str, float]:
-    relative = np.abs(np.expm1(found))
+def figures(found: Sequence[float]) -> dict[str, float]:
+    relative = np.expm1(np.array(found))
     return {
         "n": len(found),
-        "median_abs_error": float(np.median(relative)),
-        "p90_abs_error": float(np.percentile(relative, 90)),
-        "p80_log": float(np.percentile(np.abs(found), 80)),
+        "median_abs_error": float(np.median(np.abs(relative))),
+        "p90_abs_error": float(np.percentile(np.abs(relative), 90)),
+        "half_width": half_width(relative),
+    }
+
+
+def by_metric(found: dict[str, float]) -> dict[str, dict[str, float]]:
+    metrics = sorted({id.rsplit(":", 1)[1] for id in found})
+    return {
+        metric: figures([e for id, e in found.items() if id.endswith(":" + metric)])
+        for metric in metrics
     }
 
 
@@ -88,48 +112,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=SHIPPED[1])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--stack", action="append", choices=list(STACKS), help="only this one")
     args = parser.parse_args()
     points = read(args.data)
     report: dict[str, Any] = {}
-    left: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    left: dict[str, float] = {}
     for name, stack in STACKS.items():
-        rows = [row for row in points if row.stack == name]
-        if not rows:
-            continue
         predictor = Predictor(discover(), catalogue.model, PRECISIONS)
-        best = fit(predictor, stack, rows)
-        entry: dict[str, Any] = {
-            "host_s": best.host_s,
-            "token_s": best.token_s,
-            "prompt_slower": best.prompt_slower,
-            "in_sample": {},
-            "left_out": {},
-        }
-        metrics = sorted({row.metric for row in rows})
-        for metric in metrics:
-            mine = [row for row in rows if row.metric == metric]
-            entry["in_sample"][metric] = figures(errors(predictor, best, mine))
-        systems = sorted({(row.chip, row.model) for row in rows})
+        rows = [row for row in points if predictor.stack_of(row).name == name]
+        if not rows or (args.stack and name not in args.stack):
+            continue
+        best = fit(predictor, stack, rows, np.array(START), 60)
+        mine: dict[str, float] = {}
+        systems = sorted({(row.chip, row.model, row.tensor) for row in rows})
         for system in systems if len(systems) > 1 else ():
-            others = [row for row in rows if (row.chip, row.model) != system]
-            without = fit(predictor, stack, others)
-            for metric in metrics:
-                mine = [r for r in rows if (r.chip, r.model) == system and r.metric == metric]
-                left[name, metric].append(errors(predictor, without, mine))
-        for metric in metrics:
-            if left[name, metric]:
-                entry["left_out"][metric] = figures(np.concatenate(left[name, metric]))
+            inside = [row for row in rows if (row.chip, row.model, row.tensor) == system]
+            others = [row for row in rows if (row.chip, row.model, row.tensor) != system]
+            without = fit(predictor, stack, others, guess_of(best), 20)
+            mine |= errors(predictor, without, inside)
+        entry = {
+            **dict(zip(NAMES, guess_of(best).tolist(), strict=True)),
+            "in_sample": by_metric(errors(predictor, best, rows)),
+            "left_out": by_metric(mine) if mine else {},
+        }
         report[name] = entry
+        left |= mine
         print(json.dumps({name: entry}, indent=1), flush=True)
-    together = {
-        metric: figures(
-            np.concatenate([e for (_, m), es in left.items() if m == metric for e in es])
-        )
-        for metric in sorted({m for _, m in left})
-    }
-    print(json.dumps({"left out, all stacks": together}, indent=1))
-    if args.json:
-        args.json.write_text(json.dumps({"stacks": report, "left_out": together}, indent=1))
+        document = {"stacks": report, "left_out": by_metric(left), "rows": left}
+        if args.json:
+            args.json.write_text(json.dumps(document, indent=1))
+    print(json.dumps({"left out, all stacks": by_metric(left)}, indent=1))
+
+
+NAMES = ("host_s", "token_s", "prompt_slower_less_1", "eager_layer_s", "stream_s")
 
 
 if __name__ == "__main__":

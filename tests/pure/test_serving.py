@@ -1,5 +1,7 @@
 """The simulated server: laws, and the same steps as the token engine's scheduler takes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -118,7 +120,7 @@ def test_accepted_guesses_shorten_answers_as_their_mean():
 
 
 def test_a_request_without_room_is_named():
-    tight = Pace(**{**vars(PACE), "cache_tokens": 100.0})
+    tight = replace(PACE, cache_tokens=100.0)
     with pytest.raises(UsageError, match=r"90 \+ 20 tokens needs more KV cache than the 100"):
         serve(tight, STACK, closed(90, 20, 1, 1))
 
@@ -142,3 +144,43 @@ def test_ten_thousand_requests_take_few_steps_of_python():
     served = serve(PACE, Stack(name="wide", sequences=64), closed(256, 64, 64, 10_000))
     assert len(served.ended_s) == 10_000
     assert served.steps < 64 * 10_000
+
+
+def test_a_slow_front_end_sets_the_pace_and_tokens_wait_for_it():
+    demand = closed(10, 50, 8, 80)
+    slow = replace(STACK, stream_s=5e-3)  # 200 tokens a second; the model gives some 700
+    free, held = serve(PACE, STACK, demand), serve(PACE, slow, demand)
+    assert free.tok_s > 500
+    assert held.tok_s == pytest.approx(200, rel=0.02)
+    assert held.ttft_s.mean() > 2 * free.ttft_s.mean()
+
+
+@given(demands(), st.floats(0, 1e-2))
+@settings(max_examples=30, deadline=None)
+def test_a_front_end_never_makes_an_answer_earlier(drawn, stream_s):
+    demand = _demand(drawn)
+    free = serve(PACE, STACK, demand)
+    held = serve(PACE, replace(STACK, stream_s=stream_s), demand)
+    assert (held.first_s >= free.first_s - 1e-9).all()
+    assert (held.ended_s >= free.ended_s - 1e-9).all()
+
+
+def test_a_reserved_place_is_a_place_less():
+    demand = closed(10, 20, 6, 30)
+    fewer = serve(PACE, replace(STACK, sequences=3), demand)
+    kept = serve(PACE, replace(STACK, sequences=4, reserved=1), demand)
+    assert (kept.first_s == fewer.first_s).all()
+
+
+def test_a_step_with_a_prompt_takes_at_least_its_launches():
+    pace = replace(PACE, layers=32)
+    one = closed(10, 1, 1, 1)
+    assert serve(pace, STACK, one).ttft_s[0] < 0.02
+    assert serve(pace, replace(STACK, eager_layer_s=1e-3), one).ttft_s[0] == pytest.approx(0.032)
+
+
+def test_pages_taken_as_needed_let_more_requests_in():
+    tight = replace(PACE, cache_tokens=400.0)
+    demand = closed(50, 100, 4, 8)
+    reserved, needed = (serve(tight, replace(STACK, held=h), demand) for h in (1.0, 0.5))
+    assert needed.ttft_s.mean() < reserved.ttft_s.mean()

@@ -7,6 +7,7 @@ from anychip.core import LanguageModel, Quantity
 from anychip.mapper.falsify import command
 from anychip.mapper.search import Found
 from anychip.twin import facts_of, own_error, spreads
+from anychip.twin.left_out import left_out
 
 QUANTITIES = (
     "ttft_s",
@@ -50,6 +51,10 @@ def estimates(found: Found, model: LanguageModel) -> dict[str, Quantity | None]:
         made[name] = None
         if value is not None and part is not None:
             made[name] = part.estimate(
-                value, subject=subject, falsify=proof, is_simulated=found.is_simulated
+                value,
+                subject=subject,
+                falsify=proof,
+                is_simulated=found.is_simulated,
+                evidence=left_out(found.spec.family, name).evidence,
             )
     return made

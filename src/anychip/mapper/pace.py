@@ -7,8 +7,10 @@ cost of pure decode and pure prefill steps and interpolated. Built once, asked a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,7 +30,8 @@ class Pace:
 
     `prompt_s` (per token of a prompt) is negative: only its last token has logits.
     `pair_s` is the cost of one token attending to one before it in a prompt. `cache_tokens` is how
-    many tokens of KV cache find room, all sequences together.
+    many tokens of KV cache find room, all sequences together, `token_bytes` what one takes on each
+    chip; `layers` are the model's.
     """
 
     tokens: np.ndarray
@@ -37,6 +40,8 @@ class Pace:
     prompt_s: float
     pair_s: float
     cache_tokens: float
+    layers: int = 0
+    token_bytes: float = 0.0
 
     def step_s(
         self,
@@ -44,21 +49,39 @@ class Pace:
         context: float,
         chunks: Iterable[tuple[int, int]] = (),
         slower: float = 1.0,
+        checked: int = 1,
     ) -> float:
-        """Seconds of a step: `decodes` sequences of `context` tokens in all, and prompt `chunks`
-        as (tokens, tokens of that prompt already cached). What prompts add takes `slower` times
-        as long."""
+        """Seconds of a step: `decodes` sequences of `context` tokens in all, `checked` new tokens
+        of each, and prompt `chunks` as (tokens, tokens of that prompt already cached). What prompts
+        add takes `slower` times as long."""
         prompt, pairs = 0, 0.0
         for size, done in chunks:
             prompt += size
             pairs += size * (done + size / 2)
-        alone = float(np.interp(decodes, self.tokens, self.linear_s)) if decodes else 0.0
-        attention = context * float(np.interp(decodes, self.tokens, self.context_s))
+        tokens, linears, contexts = self._lists
+        rows = decodes * checked
+        alone = _at(rows, tokens, linears) if decodes else 0.0
+        attention = context * _at(decodes, tokens, contexts)
         if not prompt:
             return alone + attention
-        linear = float(np.interp(decodes + prompt, self.tokens, self.linear_s))
+        linear = _at(rows + prompt, tokens, linears)
         added = linear - alone + prompt * self.prompt_s + pairs * self.pair_s
         return alone + attention + slower * added
+
+    @cached_property
+    def _lists(self) -> tuple[list[float], list[float], list[float]]:
+        return self.tokens.tolist(), self.linear_s.tolist(), self.context_s.tolist()
+
+
+def _at(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """`np.interp` of one number, which arrays make five times as slow."""
+    if x <= xs[0]:
+        return ys[0]
+    if x >= xs[-1]:
+        return ys[-1]
+    i = bisect_right(xs, x)
+    low, high = xs[i - 1], xs[i]
+    return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - low) / (high - low)
 
 
 def pace(
@@ -92,6 +115,8 @@ def pace(
         prompt_s=extra[0] / short - pair * short / 2,
         pair_s=max(pair, 0.0),
         cache_tokens=_room(surface, at, shards, near),
+        layers=surface.model.facts.layers,
+        token_bytes=share(surface.decode(1, near), shards).state_bytes / near,
     )
 
 

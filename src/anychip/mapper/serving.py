@@ -29,7 +29,13 @@ class Stack:
     step with decodes (else they stop them). `chunks`: a prompt may be cut to fill a step (one
     longer than a step always is). `host_s` is what a step costs beside the chip's work, `token_s`
     what every sequence in it costs there. Prompts take `prompt_slower` times as long as tuned
-    kernels would. The front end takes requests in one after the other, `request_s` each.
+    kernels would, and a step with prompts in it, which no captured graph fits, at least
+    `eager_layer_s` a layer. The front end takes requests in one after the other, `request_s` each,
+    and hands tokens out one after the other, `stream_s` each: behind a fast model it is what
+    tokens wait for, and users see its times. `reserved` places are never given to a request.
+    `cache` is the element type of its KV cache, "" for the precision's own. Of an answer's cache
+    `held` is set aside when its prompt is admitted: 1 where nobody is ever evicted, a half where
+    pages are taken as they are needed, which is what answers under way hold on average.
     """
 
     name: str
@@ -41,17 +47,24 @@ class Stack:
     token_s: float = 0.0
     prompt_slower: float = 1.0
     request_s: float = 0.0
+    eager_layer_s: float = 0.0
+    stream_s: float = 0.0
+    reserved: int = 0
+    cache: str = ""
+    held: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
     """Requests, one entry each: tokens of prompt and answer. Either `arrivals_s` says when each
-    comes, rising, or `concurrency` users each send the next when theirs is answered."""
+    comes, rising, or `concurrency` users each send the next when theirs is answered. `is_cached`:
+    prompts come with their cache and first token made elsewhere (disaggregated serving)."""
 
     prompts: np.ndarray
     answers: np.ndarray
     arrivals_s: np.ndarray | None = None
     concurrency: int = 0
+    is_cached: bool = False
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.answers) or not len(self.prompts):
@@ -118,15 +131,31 @@ class Served:
 
 
 def serve(
-    pace: Pace, stack: Stack, demand: Demand, accepted: Sequence[float] | None = None
+    pace: Pace,
+    stack: Stack,
+    demand: Demand,
+    accepted: Sequence[float] | None = None,
+    draft_share: float = 0.0,
 ) -> Served:
     """Serve a demand to its end.
 
-    `accepted` is a distribution of how many tokens a decode step gives (speculative decoding):
-    `accepted[i]` is the probability of i + 1; its mean is what counts here, and the pace must be
-    that of a step which checks the guesses. Raises UsageError for a request that finds no room.
+    `accepted` is a distribution of how many tokens a decode step gives (speculative decoding,
+    multi-token prediction): `accepted[i]` is the probability of i + 1; its mean is what counts
+    here. A step then checks as many tokens of each sequence as `accepted` has entries, and makes
+    all but one of them beforehand, each in `draft_share` of a plain step of these sequences.
+    Raises UsageError for a request that finds no room.
     """
-    return _Server(pace, stack, demand, _mean(accepted)).run()
+    guessing = _Guessing(_mean(accepted), len(accepted or (1,)), draft_share)
+    return _Server(pace, stack, demand, guessing).run()
+
+
+@dataclass(frozen=True)
+class _Guessing:
+    """Tokens a decode step gives of each sequence, those it checks, and what each guess costs."""
+
+    given: float
+    checked: int
+    draft_share: float
 
 
 def _steps_to(seconds: float, first: float, growth: float) -> int:
@@ -150,8 +179,10 @@ class _Server:
     """One simulation in the making. Decoding sequences are a heap of the step they end at, so a
     step costs the same whatever their number."""
 
-    def __init__(self, pace: Pace, stack: Stack, demand: Demand, per_step: float):
-        self.pace, self.stack, self.per_step = pace, stack, per_step
+    def __init__(self, pace: Pace, stack: Stack, demand: Demand, guessing: _Guessing):
+        self.pace, self.stack, self.guessing = pace, stack, guessing
+        self.per_step = guessing.given
+        self.is_cached = demand.is_cached
         self.prompts = [int(n) for n in demand.prompts]
         self.answers = [int(n) for n in demand.answers]
         count = len(self.prompts)
@@ -163,7 +194,9 @@ class _Server:
         self.entering: deque[tuple[float, int]] = (
             deque()
         )  # (when the front end lets it in, request)
-        self.door_s = 0.0  # until when the front end is busy
+        self.door_s = 0.0  # until when the front end takes in what came
+        self.out_s = 0.0  # until when it hands out what was made
+        self.places = max(1, stack.sequences - stack.reserved)
         self.prompting: deque[list[int]] = deque()  # [request, tokens done]
         self.decoding: list[tuple[int, int]] = []  # heap of (step at which it ends, request)
         self.now = self.busy = self.context = self.held = 0.0
@@ -227,13 +260,19 @@ class _Server:
         """In order of arrival; who finds no room holds back those behind."""
         while self.waiting:
             id = self.waiting[0]
-            need = self.prompts[id] + self.answers[id]
+            need = self._need(id)
             active = len(self.decoding) + len(self.prompting)
-            if active >= self.stack.sequences or self.held + need > self.pace.cache_tokens:
+            if active >= self.places or self.held + need > self.pace.cache_tokens:
                 return
             self.held += need
             self.waiting.popleft()
-            self.prompting.append([id, 0])
+            if self.is_cached:
+                self._begin(id)
+            else:
+                self.prompting.append([id, 0])
+
+    def _need(self, id: int) -> float:
+        return self.prompts[id] + self.stack.held * self.answers[id]
 
     def _chunks(self) -> list[tuple[int, int]]:
         """The prompts' part of the next step: (tokens, tokens done before) of the first in line."""
@@ -250,12 +289,23 @@ class _Server:
     def _host_s(self, results: int) -> float:
         return self.stack.host_s + self.stack.token_s * results
 
+    def _step_s(
+        self, decodes: int, context: float, chunks: Sequence[tuple[int, int]] = ()
+    ) -> float:
+        guessing, slower = self.guessing, self.stack.prompt_slower
+        seconds = self.pace.step_s(decodes, context, chunks, slower, guessing.checked)
+        if guessing.draft_share and decodes:
+            plain = self.pace.step_s(decodes, context)
+            seconds += (guessing.checked - 1) * guessing.draft_share * plain
+        return seconds
+
     def _mixed(self, chunks: list[tuple[int, int]]) -> None:
         decodes = len(self.decoding) if self.stack.mixes else 0
-        seconds = self.pace.step_s(
-            decodes, self.context if decodes else 0.0, chunks, self.stack.prompt_slower
+        seconds = self._step_s(decodes, self.context if decodes else 0.0, chunks)
+        seconds = max(seconds, self.stack.eager_layer_s * self.pace.layers)
+        self._pass(
+            seconds + self._host_s(decodes + len(chunks)), 1, decodes * self.per_step + len(chunks)
         )
-        self._pass(seconds + self._host_s(decodes + len(chunks)), 1)
         if decodes:
             self.turn += 1
             self.context += decodes * self.per_step
@@ -269,7 +319,7 @@ class _Server:
             self._begin(head[0])
 
     def _begin(self, id: int) -> None:
-        self.first[id] = self.now
+        self.first[id] = max(self.out_s, self.now)
         if self.answers[id] == 1:
             self._end(id)
             return
@@ -284,16 +334,20 @@ class _Server:
         host = self._host_s(count)
         until = self._next_s() - self.now
         if np.isfinite(until):
-            first = self.pace.step_s(count, self.context) + host
-            growth = self.pace.step_s(count, self.context + count * self.per_step) + host - first
+            first = self._step_s(count, self.context) + host
+            growth = self._step_s(count, self.context + count * self.per_step) + host - first
             many = max(1, min(many, _steps_to(until, first, growth)))
         middle = self.context + count * self.per_step * (many - 1) / 2
-        self._pass(many * (self.pace.step_s(count, middle) + host), many)
+        seconds = many * (self._step_s(count, middle) + host)
+        self._pass(seconds, many, count * self.per_step)
         self.turn += many
         self.context += count * self.per_step * many
         self._finish()
 
-    def _pass(self, seconds: float, steps: int) -> None:
+    def _pass(self, seconds: float, steps: int, tokens: float) -> None:
+        """So many steps that give `tokens` each, which the front end then hands out."""
+        each, backlog_s = tokens * self.stack.stream_s, max(self.out_s - self.now, 0.0)
+        self.out_s = self.now + max(backlog_s + steps * each, seconds + each)
         self.now += seconds
         self.busy += seconds
         self.steps += steps
@@ -307,8 +361,8 @@ class _Server:
             self.context = 0.0
 
     def _end(self, id: int) -> None:
-        self.ended[id] = self.now
-        self.held -= self.prompts[id] + self.answers[id]
+        self.ended[id] = max(self.out_s, self.now)
+        self.held -= self._need(id)
         self.done += 1
         if self.users:
-            self._arrive(self.now)
+            self._arrive(float(self.ended[id]))

@@ -1,8 +1,8 @@
 """Serving stacks as the simulator knows them: how each fills a step, and what its host costs.
 
 The figures are fitted by `tools/calibrate.py` on closed-loop points of H100 and H200 (NVIDIA
-aiconfigurator 0.12.0, silicon_sample.csv): two times and one factor a stack, the same for every
-chip, model, shard and load.
+aiconfigurator 0.12.0, silicon_sample.csv): times and one factor a stack, the same for every chip,
+model, shard and load.
 """
 
 from __future__ import annotations
@@ -12,23 +12,53 @@ from collections.abc import Mapping
 from anychip.mapper.serving import Stack
 
 STACKS: Mapping[str, Stack] = {
-    "vllm": Stack(name="vllm", host_s=2.2e-3, token_s=5.2e-5, prompt_slower=1.09, request_s=2e-3),
+    "vllm": Stack(
+        name="vllm",
+        cache="bf16",
+        held=0.5,
+        host_s=2.2e-3,
+        token_s=5.2e-5,
+        prompt_slower=1.09,
+        request_s=2e-3,
+    ),
     "trtllm": Stack(
         name="trtllm",
+        held=0.5,
         chunks=False,
         host_s=0.33e-3,
         token_s=2.1e-5,
         prompt_slower=1.05,
         request_s=4e-3,
     ),
+    "trtllm 1.0.0rc3": Stack(
+        name="trtllm 1.0.0rc3",
+        chunks=False,
+        held=0.5,
+        reserved=1,
+        host_s=0.33e-3,
+        token_s=2.1e-5,
+        prompt_slower=1.05,
+        request_s=2e-3,
+        eager_layer_s=4e-4,
+        stream_s=1.15e-4,
+    ),
     "sglang": Stack(
-        name="sglang", host_s=8.5e-3, token_s=1.3e-5, prompt_slower=1.06, request_s=2e-3
+        name="sglang",
+        stream_s=6e-5,
+        host_s=8.5e-3,
+        token_s=1.3e-5,
+        prompt_slower=1.06,
+        request_s=2e-3,
     ),
 }
-"""By the name their backends have in published serving points. Step sizes are the stacks' own
-defaults on such chips (8,192 tokens); TensorRT-LLM does not cut prompts by default. `request_s` is
-assumed; it hardly matters. SGLang's points were chosen to meet one time per token, so its two
-times are hard to tell apart."""
+"""By the name their backends have in published serving points, and its version where that one is
+known apart. Step sizes are the stacks' own defaults on such chips (8,192 tokens); TensorRT-LLM does
+not cut prompts by default. `request_s` is assumed; it hardly matters. `cache` and `held` follow from
+points whose cache is full: 70B in fp8 on two H100 streams 29 answers of 9,216 tokens with vLLM (its
+default, `kv-cache-dtype auto`, is the model's bf16) and 50 on one H200 with TensorRT-LLM, which only
+an 8-bit cache allows. Version 1.0.0rc3 leaves a place unused: with 8 users each waits a seventh of
+an answer. SGLang's points were chosen to meet one time per token, so its times are hard to tell
+apart."""
 
 TUNED = Stack(name="tuned", sequences=2048, host_s=0.7e-3, token_s=1e-5)
 """A stack tuned for one benchmark (MLPerf's closed division, vendors' own throughput tables):

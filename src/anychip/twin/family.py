@@ -1,8 +1,8 @@
 """What the closed form knows of a chip's family rather than of the chip: a few fitted constants.
 
 Fitted on published figures, never on one row, and judged by `anychip validate`; docs/twins has
-the table. A family with fewer than ten figures takes the value of one it resembles, and a wider
-error.
+the table. A family with fewer than ten figures takes the value of one it resembles. How far off
+each is: left_out.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,9 @@ from anychip.core import Fact
 @dataclass(frozen=True, kw_only=True)
 class FamilyModel:
     """`overlap`: how much of a kernel's shorter work (arithmetic beside memory) hides behind its
-    longest: 1 is the ideal roofline, 0 means they take turns. `decode_error` and `prefill_error`:
-    half-widths, as natural logarithms, of what is left unexplained in eight of ten figures."""
+    longest: 1 is the ideal roofline, 0 means they take turns."""
 
     overlap: Fact
-    decode_error: float
-    prefill_error: float
 
 
 def _overlap(value: float, low: float, high: float, source: str) -> Fact:
@@ -36,14 +33,14 @@ _STATIC = _overlap(
 )
 
 FAMILIES: Mapping[str, FamilyModel] = {
-    "simt": FamilyModel(overlap=_SIMT, decode_error=0.2, prefill_error=0.4),
-    "systolic": FamilyModel(overlap=_SIMT, decode_error=0.15, prefill_error=0.5),
-    "lpu": FamilyModel(overlap=_STATIC, decode_error=0.3, prefill_error=0.5),
-    "wafer": FamilyModel(overlap=_STATIC, decode_error=0.4, prefill_error=0.6),
-    "dimc": FamilyModel(overlap=_STATIC, decode_error=0.5, prefill_error=0.6),
-    "chiplet": FamilyModel(overlap=_SIMT, decode_error=0.35, prefill_error=0.5),
-    "dataflow": FamilyModel(overlap=_STATIC, decode_error=0.5, prefill_error=0.7),
-    "mesh": FamilyModel(overlap=_STATIC, decode_error=0.5, prefill_error=0.8),
-    "soc": FamilyModel(overlap=_SIMT, decode_error=0.3, prefill_error=0.4),
-    "cpu": FamilyModel(overlap=_SIMT, decode_error=0.4, prefill_error=0.5),
+    "simt": FamilyModel(overlap=_SIMT),
+    "systolic": FamilyModel(overlap=_SIMT),
+    "lpu": FamilyModel(overlap=_STATIC),
+    "wafer": FamilyModel(overlap=_STATIC),
+    "dimc": FamilyModel(overlap=_STATIC),
+    "chiplet": FamilyModel(overlap=_SIMT),
+    "dataflow": FamilyModel(overlap=_STATIC),
+    "mesh": FamilyModel(overlap=_STATIC),
+    "soc": FamilyModel(overlap=_SIMT),
+    "cpu": FamilyModel(overlap=_SIMT),
 }

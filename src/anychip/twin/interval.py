@@ -3,7 +3,8 @@
 Every fact is set to its low and its high end with the others at their values; the logarithms of
 what the result moves by, up and down, add up as independent errors do (root of the sum of squares;
 JCGM 100:2008, "Guide to the expression of uncertainty in measurement", 5.1). To them comes the
-closed form's own error: how far it was from published figures of the family with the best facts.
+closed form's own error: how far it was from published figures beyond what the facts explain, on
+chips left out (left_out.py).
 A fact's range is read as what holds eight times in ten, so the result's level is 0.8.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from anychip.core import Estimate, Fact
-from anychip.twin.family import FAMILIES
+from anychip.twin.left_out import left_out
 
 Values = Mapping[str, float | None]
 """Results by name; None is "the spec does not tell"."""
@@ -32,9 +33,16 @@ class Spread:
     drivers: tuple[tuple[str, float], ...]
 
     def estimate(
-        self, value: float, *, subject: str, falsify: str, is_simulated: bool = False
+        self,
+        value: float,
+        *,
+        subject: str,
+        falsify: str,
+        is_simulated: bool = False,
+        evidence: str = "",
     ) -> Estimate:
-        """The 80 % Estimate of `value`; its provenance names what the interval comes from."""
+        """The 80 % Estimate of `value`; its provenance names what the interval comes from, and with
+        `evidence` which figures the closed form's own part does."""
         how = "machine model" if is_simulated else "closed form"
         named = ", ".join(f"{name} ({part:.0%})" for name, part in self.drivers[:4])
         named = named.replace("the closed form itself", f"the {how} itself")
@@ -43,7 +51,8 @@ class Spread:
             low=value * math.exp(-self.down),
             high=value * math.exp(self.up),
             kind="simulated" if is_simulated else "estimated",
-            provenance=f"{how} of {subject}; interval from {named or 'no uncertain fact'}",
+            provenance=f"{how} of {subject}; interval from {named or 'no uncertain fact'}"
+            + (f"; {evidence}" if evidence else ""),
             falsify=falsify,
         )
 
@@ -63,11 +72,7 @@ class Spread:
 
 def own_error(family: str, names: Iterable[str]) -> dict[str, float]:
     """The closed form's own half-width (a logarithm) for each result of a chip of this family."""
-    model = FAMILIES[family]
-    return {
-        name: model.prefill_error if name.startswith("ttft") else model.decode_error
-        for name in names
-    }
+    return {name: left_out(family, name).half_width for name in names}
 
 
 def spreads(

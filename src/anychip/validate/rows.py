@@ -48,7 +48,8 @@ POINTS = {
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """One published figure. Texts are as published; `stack` is the serving software of a serving
-    point, `tensor` how many chips share its model (0: not said)."""
+    point and `version` its version where it is told, `tensor` how many chips share its model (0:
+    not said)."""
 
     id: str
     model: str
@@ -66,6 +67,7 @@ class Published:
     source: str = ""
     notes: str = ""
     stack: str = ""
+    version: str = ""
     tensor: int = 0
 
 
@@ -151,6 +153,7 @@ def _point(path: Path, line: int, row: dict[str, str]) -> Iterator[Published]:
             who=row["backend"],
             source=row.get("source") or "",
             stack=row["backend"],
+            version=row.get("backend_version") or "",
             tensor=int(chips),
             notes="derived from TTFT and TPOT" if metric.startswith("throughput") else "",
         )

@@ -1,0 +1,221 @@
+"""Traffic: a served model under a stream of requests, whole or with prompts and answers apart.
+
+Builds demands (users in a loop, Poisson arrivals, a trace of a file), divides them over copies of
+the model, and sums up what users saw. The steps themselves are `mapper/serving.py`'s.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from anychip.core import InputError, UsageError
+from anychip.mapper.pace import Pace
+from anychip.mapper.serving import Demand, Served, Stack, serve
+
+COLUMNS = ("arrival_s", "prompt", "answer")
+
+
+def traffic(
+    requests: int,
+    prompt: int,
+    answer: int,
+    *,
+    rate: float | None = None,
+    concurrency: int | None = None,
+    spread: float = 0.1,
+    seed: int = 0,
+) -> Demand:
+    """`requests` of about `prompt` and `answer` tokens, lengths even within `spread` of them.
+
+    Either `rate` a second, arriving by a Poisson process, or from `concurrency` users who each wait
+    for their answer. The same seed gives the same demand.
+    """
+    if (rate is None) == (concurrency is None):
+        raise UsageError("give a rate or a concurrency, one of the two")
+    if rate is not None and not rate > 0:
+        raise UsageError(f"a rate of {rate} requests a second must be above 0")
+    if requests < 1 or not 0 <= spread < 1:
+        raise UsageError(f"{requests} requests and spread {spread}: need 1 or more, and 0 to 1")
+    random = np.random.default_rng(seed)
+    sizes = [
+        np.maximum(1, np.rint(mean * (1 + spread * (2 * random.random(requests) - 1)))).astype(int)
+        for mean in (prompt, answer)
+    ]
+    arrivals = None if rate is None else np.cumsum(random.exponential(1 / rate, requests))
+    return Demand(
+        prompts=sizes[0], answers=sizes[1], arrivals_s=arrivals, concurrency=concurrency or 0
+    )
+
+
+def read_trace(path: Path) -> Demand:
+    """Requests of a CSV file with columns arrival_s, prompt and answer (tokens), in any order."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            lines = csv.DictReader(file)
+            if not set(COLUMNS) <= set(lines.fieldnames or ()):
+                raise InputError(f"expected columns {COLUMNS}", path=str(path), field="header")
+            rows = [[float(row[name]) for name in COLUMNS] for row in lines]
+    except FileNotFoundError:
+        raise InputError("no such file", path=str(path)) from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected numbers: {error}", path=str(path)) from None
+    if not rows:
+        raise InputError("no requests", path=str(path))
+    when, prompts, answers = np.array(sorted(rows)).T
+    return Demand(
+        prompts=prompts.astype(int), answers=answers.astype(int), arrivals_s=when - when[0]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """`copies` of a model that serve whole requests. With `prefill` copies beside them, those
+    compute prompts only, and hand each cache over at `handover_bytes_per_s` of each chip's link
+    after `handover_s`."""
+
+    pace: Pace
+    stack: Stack
+    copies: int = 1
+    prefill: int = 0
+    handover_s: float = 0.0
+    handover_bytes_per_s: float = np.inf
+    accepted: Sequence[float] | None = None
+    draft_share: float = 0.0
+
+
+def run(fleet: Fleet, demand: Demand) -> Served:
+    """Serve a demand with a fleet; requests go to the copies in turn. Raises UsageError for a
+    closed loop with prompts apart: users would have to wait on both sides at once."""
+    if fleet.prefill:
+        return _apart(fleet, demand)
+    return _merged(
+        [
+            serve(fleet.pace, fleet.stack, part, fleet.accepted, fleet.draft_share)
+            for part in _parts(demand, fleet.copies)
+        ]
+    )
+
+
+def _apart(fleet: Fleet, demand: Demand) -> Served:
+    """Prompts on one set of copies, first tokens included, answers on the other."""
+    if demand.arrivals_s is None:
+        raise UsageError("disaggregated serving needs arrivals: a rate or a trace, no concurrency")
+    first = [
+        serve(fleet.pace, fleet.stack, replace(part, answers=np.ones_like(part.answers)))
+        for part in _parts(demand, fleet.prefill)
+    ]
+    prompted = _woven([one.first_s for one in first])
+    moved = demand.prompts * fleet.pace.token_bytes / fleet.handover_bytes_per_s
+    ready = prompted + fleet.handover_s + moved
+    order = np.argsort(ready, kind="stable")
+    rest = Demand(
+        prompts=demand.prompts[order],
+        answers=demand.answers[order],
+        arrivals_s=ready[order],
+        is_cached=True,
+    )
+    second = [
+        serve(fleet.pace, fleet.stack, part, fleet.accepted, fleet.draft_share)
+        for part in _parts(rest, fleet.copies)
+    ]
+    ended = np.empty(len(order))
+    ended[order] = _woven([one.ended_s for one in second])
+    ended = np.where(demand.answers == 1, prompted, ended)
+    return Served(
+        arrived_s=demand.arrivals_s,
+        first_s=prompted,
+        ended_s=ended,
+        tokens=demand.answers,
+        steps=sum(one.steps for one in (*first, *second)),
+        busy_s=sum(one.busy_s for one in (*first, *second)),
+    )
+
+
+def _parts(demand: Demand, copies: int) -> list[Demand]:
+    """The demand in turn over copies; users are divided as evenly as they go."""
+    if copies == 1:
+        return [demand]
+    if demand.arrivals_s is None and demand.concurrency < copies:
+        raise UsageError(f"{demand.concurrency} users are fewer than {copies} copies")
+    return [
+        replace(
+            demand,
+            prompts=demand.prompts[i::copies],
+            answers=demand.answers[i::copies],
+            arrivals_s=None if demand.arrivals_s is None else demand.arrivals_s[i::copies],
+            concurrency=(demand.concurrency + copies - 1 - i) // copies,
+        )
+        for i in range(copies)
+        if len(demand.prompts[i::copies])
+    ]
+
+
+def _merged(parts: Sequence[Served]) -> Served:
+    if len(parts) == 1:
+        return parts[0]
+    return Served(
+        arrived_s=_woven([one.arrived_s for one in parts]),
+        first_s=_woven([one.first_s for one in parts]),
+        ended_s=_woven([one.ended_s for one in parts]),
+        tokens=_woven([one.tokens for one in parts]),
+        steps=sum(one.steps for one in parts),
+        busy_s=sum(one.busy_s for one in parts),
+    )
+
+
+def _woven(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """What was dealt out in turn, back in one row."""
+    made = np.empty(sum(len(part) for part in parts), parts[0].dtype)
+    for i, part in enumerate(parts):
+        made[i :: len(parts)] = part
+    return made
+
+
+def goodput(served: Served, ttft_s: float, tpot_s: float) -> tuple[float, float]:
+    """(requests a second, share) whose first token came within `ttft_s` and whose others took
+    `tpot_s` each or less."""
+    many = np.maximum(served.tokens - 1, 1)
+    each = np.where(served.tokens > 1, (served.ended_s - served.first_s) / many, 0.0)
+    good = (served.ttft_s <= ttft_s) & (each <= tpot_s)
+    span = served.ended_s.max() - served.arrived_s.min()
+    return float(good.sum() / span), float(good.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """At each of some moments: requests that wait for their first token, that stream, and tokens
+    of KV cache that those streaming fill, all copies together."""
+
+    at_s: np.ndarray
+    waiting: np.ndarray
+    streaming: np.ndarray
+    cache_tokens: np.ndarray
+
+
+def timeline(served: Served, prompts: np.ndarray, moments: int = 120) -> Timeline:
+    """How full the server was, from the first arrival to the last end. `prompts` in the order of
+    the requests served."""
+    at = np.linspace(served.arrived_s.min(), served.ended_s.max(), moments)
+    came, first, ended = (
+        np.searchsorted(np.sort(times), at, side="right")
+        for times in (served.arrived_s, served.first_s, served.ended_s)
+    )
+    length = np.maximum(served.ended_s - served.first_s, 1e-12)
+    held = [
+        float(
+            np.where(
+                (served.first_s <= t) & (t < served.ended_s),
+                prompts + served.tokens * (t - served.first_s) / length,
+                0.0,
+            ).sum()
+        )
+        for t in at
+    ]
+    return Timeline(
+        at_s=at, waiting=came - first, streaming=first - ended, cache_tokens=np.array(held)
+    )

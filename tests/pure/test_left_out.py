@@ -1,0 +1,57 @@
+"""The intervals' own part is what left-out figures say: counted again from the kept errors."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from anychip.twin.left_out import DECODE, FIGURES, PREFILL, RARE, LeftOut, left_out
+
+ROOT = Path(__file__).parents[2]
+
+
+def _tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return json.loads((ROOT / "bench" / "results" / "left-out.json").read_text())
+
+
+def test_half_widths_are_those_of_the_kept_errors(kept):
+    for line in _tool("half_widths").table(kept["figures"]):
+        if line["family"] == "rare":
+            assert RARE[line["phase"]] == line["half_width"]
+            assert FIGURES[line["phase"]] == line["figures"]
+            continue
+        known = (DECODE if line["phase"] == "decode" else PREFILL)[line["family"]]
+        assert known == LeftOut(line["half_width"], line["figures"], line["from"])
+
+
+def test_eight_of_ten_figures_of_left_out_chips_are_inside(kept):
+    tool = _tool("half_widths")
+    for phase in ("decode", "prefill"):
+        for family in ("simt", "systolic"):  # those with chips and figures enough to count
+            some = [f for f in kept["figures"] if (f["phase"], f["family"]) == (phase, family)]
+            assert len(some) > 50
+            assert 0.75 <= tool.coverage(some) <= 0.90, (phase, family)
+
+
+def test_a_wider_half_width_never_holds_fewer(kept):
+    tool = _tool("half_widths")
+    shares = [
+        sum(tool.is_inside(one, own) for one in kept["figures"]) for own in (0.0, 0.2, 0.5, 2.0)
+    ]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1] == len(kept["figures"])
+
+
+def test_a_family_nothing_is_published_of_is_as_uncertain_as_the_rare_ones():
+    assert left_out("dimc", "tpot_s") == LeftOut(RARE["decode"], FIGURES["decode"], "rare")
+    assert left_out("dimc", "ttft_s").half_width == RARE["prefill"]
+    assert "families with few" in left_out("dimc", "tpot_s").evidence

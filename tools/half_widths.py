@@ -1,0 +1,110 @@
+"""Half-widths of the closed form's intervals, from what `anychip validate` found.
+
+    anychip validate -f json > validate.json
+    python tools/half_widths.py validate.json [--json bench/results/left-out.json]
+
+Prints the constants of `twin/left_out.py` and the coverage with each chip left out in turn; the
+JSON keeps every figure's error and its facts' spread, so that a test can count again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anychip.twin.calibrate import half_width
+from anychip.twin.left_out import left_out
+
+FEWEST = 8
+"""Figures below which a family shares the half-width of all such families."""
+ENERGY = ("energy_per_output_token", "system_wall_power")
+PREFILL = ("ttft", "ttft_p50", "prefill_tok_s")
+
+
+def figure(row: dict[str, Any]) -> dict[str, Any]:
+    """A row's logarithmic error, and the spread of the facts on the side of the published value:
+    what the interval holds beside the closed form's own part when the row was predicted."""
+    phase = "prefill" if row["metric"] in PREFILL else "decode"
+    error = math.log(row["predicted"] / row["published"])
+    end = row["low"] if error > 0 else row["high"]
+    side = abs(math.log(row["predicted"] / end))
+    own = left_out(row["family"], "ttft_s" if phase == "prefill" else "tpot_s").half_width
+    return {
+        "id": row["id"],
+        "family": row["family"],
+        "phase": phase,
+        "chip": row["chip"],
+        "error": error,
+        "facts": math.sqrt(max(side * side - own * own, 0.0)),
+    }
+
+
+def scores(figures: Sequence[dict[str, Any]]) -> np.ndarray:
+    squares = np.array([one["error"] ** 2 - one["facts"] ** 2 for one in figures])
+    return np.expm1(np.sqrt(np.maximum(squares, 0.0)))  # relative, as half_width takes them
+
+
+def is_inside(one: dict[str, Any], own: float) -> bool:
+    return abs(one["error"]) <= math.hypot(one["facts"], own)
+
+
+def coverage(figures: Sequence[dict[str, Any]]) -> float | None:
+    """The share inside when each chip's half-width comes from the other chips; None for one."""
+    chips = sorted({one["chip"] for one in figures})
+    if len(chips) < 2:
+        return None
+    inside: list[bool] = []
+    for chip in chips:
+        own = half_width(scores([one for one in figures if one["chip"] != chip]))
+        inside += [is_inside(one, own) for one in figures if one["chip"] == chip]
+    return float(np.mean(inside))
+
+
+def table(figures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By phase and family: figures, half-width, coverage left out; "rare" for the small ones."""
+    made: list[dict[str, Any]] = []
+    for phase in ("decode", "prefill"):
+        mine = [one for one in figures if one["phase"] == phase]
+        families = sorted({one["family"] for one in mine})
+        of = {name: [one for one in mine if one["family"] == name] for name in families}
+        rare = [one for some in of.values() if len(some) < FEWEST for one in some]
+        shared = half_width(scores(rare))
+        for name, some in (*of.items(), ("rare", rare)):
+            own = half_width(scores(some))
+            few = len(some) < FEWEST
+            made.append(
+                {
+                    "phase": phase,
+                    "family": name,
+                    "figures": len(rare) if few and shared >= own else len(some),
+                    "from": "rare" if few and shared >= own else name,
+                    "half_width": round(max(own, shared) if few else own, 3),
+                    "coverage_left_out": coverage(some),
+                }
+            )
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("validated", type=Path)
+    parser.add_argument("--json", type=Path, default=Path("bench/results/left-out.json"))
+    args = parser.parse_args()
+    rows = json.loads(args.validated.read_text(encoding="utf-8"))["rows"]
+    figures = [
+        figure(row) for row in rows if row["how"] == "closed form" and row["metric"] not in ENERGY
+    ]
+    made = table(figures)
+    for line in made:
+        print(json.dumps(line))
+    args.json.write_text(json.dumps({"table": made, "figures": figures}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
