@@ -52,13 +52,13 @@ STACKS: Mapping[str, Stack] = {
     ),
 }
 """By the name their backends have in published serving points, and its version where that one is
-known apart. Step sizes are the stacks' own defaults on such chips (8,192 tokens); TensorRT-LLM does
-not cut prompts by default. `request_s` is assumed; it hardly matters. `cache` and `held` follow from
-points whose cache is full: 70B in fp8 on two H100 streams 29 answers of 9,216 tokens with vLLM (its
-default, `kv-cache-dtype auto`, is the model's bf16) and 50 on one H200 with TensorRT-LLM, which only
-an 8-bit cache allows. Version 1.0.0rc3 leaves a place unused: with 8 users each waits a seventh of
-an answer. SGLang's points were chosen to meet one time per token, so its times are hard to tell
-apart."""
+known apart. Step sizes are the stacks' own defaults on such chips (8,192 tokens); TensorRT-LLM
+does not cut prompts by default. `request_s` is assumed; it hardly matters. `cache` and `held`
+follow from points whose cache is full: 70B in fp8 on two H100 streams 29 answers of 9,216 tokens
+with vLLM (its default, `kv-cache-dtype auto`, is the model's bf16) and 50 on one H200 with
+TensorRT-LLM, which only an 8-bit cache allows. Version 1.0.0rc3 leaves a place unused: with 8
+users each waits a seventh of an answer. SGLang's points were chosen to meet one time per token, so
+its times are hard to tell apart."""
 
 TUNED = Stack(name="tuned", sequences=2048, host_s=0.7e-3, token_s=1e-5)
 """A stack tuned for one benchmark (MLPerf's closed division, vendors' own throughput tables):

@@ -58,7 +58,7 @@ PROMPT = GENERATE = 128
 """Lengths where a row states none; a prompt only for decode rates, which hardly depend on it."""
 DECODE_ONLY = ("tok_s_user", "tpot_mean", "tpot_p50")
 WAVES = {"sglang": 5}
-"""Requests of a closed loop, per user, by stack; ten elsewhere, as load generators are usually told.
+"""Requests of a closed loop, per user, by stack; ten elsewhere, as load generators are often told.
 The points do not say; of five and ten these fit. All users begin at once, so a tenth of the mean
 time to first token is that first crowd's."""
 SPREAD = 0.1
