@@ -1,0 +1,151 @@
+"""Patterns are found however they are spelled, mean what the composites mean, and change no bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anychip.core import Module
+from anychip.frontends.load import load_any
+from anychip.ops.composites import COMPOSITES, composite_of
+from anychip.ops.interp import evaluate
+from anychip.ops.view import program
+from anychip.passes.lift import lift
+from anychip.testing.tolerance import mismatch
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((2, 3, 8)).astype(np.float32)
+SCALE, BIAS = RANDOM.standard_normal((2, 8)).astype(np.float32)
+Q = RANDOM.standard_normal((2, 2, 5, 8)).astype(np.float32)
+K, V = RANDOM.standard_normal((2, 2, 2, 7, 8)).astype(np.float32)
+MASK = np.where(RANDOM.random((2, 1, 5, 7)) < 0.7, 0, -1e9).astype(np.float32)
+
+
+def spelled(function, *inputs):
+    return load_any(function, inputs, home=None, options={}), inputs
+
+
+def onnx_norm(x, scale, bias):
+    y = x - jnp.mean(x, -1, keepdims=True)
+    return y / jnp.sqrt(jnp.mean(jnp.power(y, 2.0), -1, keepdims=True) + 1e-5) * scale + bias
+
+
+def own_norm(x, scale, bias):
+    y = x - x.mean(-1, keepdims=True)
+    again = x - x.mean(-1, keepdims=True)
+    return bias + scale * (y * jax.lax.rsqrt((again * again).mean(-1, keepdims=True) + 1e-6))
+
+
+def llama_norm(x, scale):
+    return scale * (x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6))
+
+
+def erf_gelu(x):
+    return x * 0.5 * (1.0 + jax.lax.erf(x / np.float32(2**0.5)))
+
+
+def tanh_gelu(x):
+    return 0.5 * x * (1 + jnp.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * jnp.power(x, 3.0))))
+
+
+def attend(q, k, v, mask):
+    logits = jnp.einsum("bhqd,bhkd->bhqk", q, k) / np.float32(8**0.5) + mask
+    return jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(logits, -1), v)
+
+
+def scaled_first(q, k, v):
+    logits = jnp.matmul(q * 0.3, jnp.swapaxes(k, 2, 3))
+    return jnp.matmul(jax.nn.softmax(logits, -1), v)
+
+
+SPELLINGS = {
+    "softmax": ("softmax", jax.nn.softmax, X),
+    "softmax of another axis": ("softmax", lambda x: jax.nn.softmax(x, axis=1), X),
+    "softmax, bare": (
+        "softmax",
+        lambda x: (
+            jnp.exp(x - x.max(-1, keepdims=True))
+            / jnp.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)
+        ),
+        X,
+    ),
+    "layer norm of ONNX": ("layer_norm", onnx_norm, X, SCALE, BIAS),
+    "layer norm whose mean is taken twice": ("layer_norm", own_norm, X, SCALE, BIAS),
+    "RMS norm": ("rms_norm", llama_norm, X, SCALE),
+    "RMS norm, bare": ("rms_norm", lambda x: llama_norm(x, jnp.float32(1.0)), X),
+    "GELU": ("gelu", lambda x: jax.nn.gelu(x, approximate=False), X),
+    "GELU by erf": ("gelu", erf_gelu, X),
+    "GELU by tanh": ("gelu", jax.nn.gelu, X),
+    "GELU by tanh and power": ("gelu", tanh_gelu, X),
+    "SiLU": ("silu", jax.nn.silu, X),
+    "SiLU by logistic": ("silu", lambda x: jax.lax.logistic(x) * x, X),
+    "attention": ("attention", attend, Q, K, V, MASK),
+    "attention scaled first": ("attention", scaled_first, Q, K, V),
+}
+
+
+def composites(module):
+    return [op for op in program(module).main.ops if op.name == "stablehlo.composite"]
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_spelling_is_found_and_means_the_composite(name):
+    want, function, *inputs = SPELLINGS[name]
+    module, inputs = spelled(function, *inputs)
+    lifted, found = lift(module)
+    assert [one.name for one in found][-1] == want
+    (op,) = composites(lifted)
+    # what was found is outlined as it was
+    before, after = evaluate(module, *inputs), evaluate(lifted, *inputs)
+    assert mismatch([np.asarray(after[0])], [np.asarray(before[0])], 8) is None
+    # and the composite's own meaning agrees with it, on other numbers
+    entry = composite_of(op)
+    fresh = [RANDOM.standard_normal(s.sizes).astype(np.float32) for s in op.inputs]
+    meaning = entry.body(*fresh, **op.attributes["composite_attributes"])
+    outlined = body(lifted, op)
+    assert mismatch([np.asarray(outlined(*fresh))], [np.asarray(meaning)], 64) is None
+
+
+def body(module, op):
+    """The composite's decomposition as a function of arrays."""
+    text = module.text()
+    start = text.index(f"func.func private @{op.callee}(")
+    end = text.index("\n  }", start) + 4
+    others = "".join(
+        text[at : text.index("\n  }", at) + 4]
+        for at in (i for i in range(len(text)) if text.startswith("func.func private @", i))
+        if at != start
+    )
+    main = text[start:end].replace(f"private @{op.callee}(", "public @main(")
+    alone = Module.from_mlir(f"module {{\n{main}\n{others}\n}}")
+    return lambda *arrays: evaluate(alone, *arrays)[0]
+
+
+NEAR = {
+    "a softmax with another sum": lambda x: jnp.exp(x - x.max(-1, keepdims=True)) / jnp.sum(x),
+    "a norm by one less": lambda x: (
+        (x - x.mean(-1, keepdims=True))
+        * jax.lax.rsqrt(jnp.var(x, -1, keepdims=True, ddof=1) + 1e-5)
+    ),
+    "a norm over all": lambda x: (x - x.mean()) * jax.lax.rsqrt(jnp.var(x) + 1e-5),
+    "half a GELU": lambda x: 0.4 * x * (1 + jax.lax.erf(x * np.float32(0.5**0.5))),
+    "a GELU of something else": lambda x: 0.5 * x * (1 + jax.lax.erf(x * np.float32(0.6))),
+    "a gate of something else": lambda x: x * jax.lax.logistic(2.0 * x),
+    "a softmax read halfway": lambda x: (jax.nn.softmax(x), jnp.exp(x - x.max(-1, keepdims=True))),
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_what_only_looks_alike_is_left(name):
+    module, inputs = spelled(NEAR[name], X)
+    lifted, found = lift(module)
+    if name != "a softmax read halfway":  # which may be two softmaxes' worth of ops, not one
+        assert found == (), found
+    for got, want in zip(evaluate(lifted, *inputs), evaluate(module, *inputs), strict=True):
+        assert mismatch([np.asarray(got)], [np.asarray(want)], 8) is None
+
+
+def test_every_lifted_name_is_a_composite():
+    from anychip.passes.patterns import PATTERNS
+
+    assert {f"anychip.{name}" for group in PATTERNS for name, _ in group} <= {*COMPOSITES}
