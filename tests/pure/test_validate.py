@@ -1,6 +1,7 @@
 """Published results in: every row is predicted or explained, and bad files are named."""
 
 import json
+import re
 
 import pytest
 
@@ -10,6 +11,8 @@ from anychip.frontends.llm import PRECISIONS, catalogue
 from anychip.twin.machine import OVERLAP
 from anychip.validate import SHIPPED, Predictor, Published, read, validate
 from anychip.validate.ops import op_seconds
+from anychip.validate.predict import METRICS as METRICS_OF_ROWS
+from anychip.validate.units import UNITS
 
 HEAD = "id,model,precision,chip,chips,batch,prompt_len,gen_len,metric,value,unit\n"
 POINT = (
@@ -71,6 +74,49 @@ def test_the_report_has_the_agreed_shape_and_a_page(tmp_path, predictor):
     page = scatter_page(document)
     assert "A1: a100, llama-2-7b, published 9" in page
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_spellings_of_a_unit_are_one_metric_and_foreign_units_are_explained(tmp_path, predictor):
+    path = tmp_path / "figures.csv"
+    start = "A100-SXM-80GB,1,1,128,128,"
+    path.write_text(
+        HEAD
+        + f"A1,Llama-2-7B,fp16,NVIDIA {start}throughput_output_per_gpu,100,tok/s/GPU\n"
+        + f"A2,Llama-2-7B,fp16,NVIDIA {start}throughput_output_per_gpu,100,tokens/s\n"
+        + f"A3,Llama-2-7B,fp16,NVIDIA {start}tpot_mean,0.009,s\n"
+        + f"A4,Llama-2-7B,fp16,NVIDIA {start}throughput_output_system,100,tok/s/GPU\n"
+        + f"A5,Llama-2-7B,fp16,NVIDIA {start}tpot_mean,9,parsecs\n"
+    )
+    read_in = read(path)
+    assert [row.unit for row in read_in[:3]] == ["tok/s", "tok/s", "ms"]
+    assert read_in[2].value == pytest.approx(9.0)
+    report = validate(read_in, predictor)
+    assert {one.row.id for one in report.rows} == {"A1", "A2", "A3"}
+    why = {row.id: reason for row, reason in report.not_expressible}
+    assert "unit 'tok/s/GPU' of throughput_output_system" in why["A4"]
+    assert "unit 'parsecs'" in why["A5"]
+    page = scatter_page(report.to_json())
+    assert (
+        page.count("throughput_output_per_gpu, tok/s (2 rows)") == 2
+    )  # label and title, one chart
+
+
+def test_every_shipped_figure_that_is_predicted_has_its_metrics_unit():
+    units = {(row.metric, row.unit) for path in SHIPPED for row in read(path)}
+    assert {pair for pair in units if pair[0] in UNITS} <= set(UNITS.items())
+    assert set(UNITS) == {*METRICS_OF_ROWS, "op_latency"}
+
+
+def test_the_last_label_of_an_axis_lies_within_the_picture():
+    row = {"metric": "m", "unit": "u", "published": 99999.0, "predicted": 99999.0, "family": "simt"}
+    row |= {"id": "A", "chip": "c", "model": "m", "error": 0.0}
+    page = scatter_page({"rows": [row], "summary": [], "not_expressible": []})
+    width = float(re.search(r'<svg [^>]*width="([\d.]+)"', page)[1])
+    centre = max(
+        float(x) for x in re.findall(r'x="([\d.]+)" y="[\d.]+" text-anchor="middle">1', page)
+    )
+    assert "100000</text>" in page
+    assert centre + 6 * 7.5 / 2 <= width  # digits of 12 px text are under 7.5 px wide
 
 
 def test_serving_points_stand_beside_a_roofline_and_other_rows_do_not(tmp_path, predictor):

@@ -21,7 +21,8 @@ COLOURS = {
 }
 """A colour a chip family; darker than the page by 4.5 to 1 or more."""
 
-SIZE, LEFT, BELOW, ABOVE = 380, 70, 46, 34
+SIZE, LEFT, RIGHT, BELOW, ABOVE = 380, 70, 34, 46, 34
+"""Pixels; half of the widest label ("100000") stands to the right of the last grid line."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1220px; color: #111; }
@@ -78,7 +79,7 @@ def _chart(rows: Sequence[Mapping[str, Any]], metric: str, unit: str) -> str:
 
     name = f"{metric}, {unit} ({len(rows)} rows)"
     parts = [
-        f'<svg role="img" aria-label="{escape(name)}" width="{LEFT + SIZE + 20}" '
+        f'<svg role="img" aria-label="{escape(name)}" width="{LEFT + SIZE + RIGHT}" '
         f'height="{ABOVE + SIZE + BELOW}">',
         f'<text class="title" x="{LEFT}" y="18">{escape(name)}</text>',
     ]

@@ -38,6 +38,7 @@ from anychip.validate.names import (
 )
 from anychip.validate.ops import op_seconds
 from anychip.validate.rows import Published
+from anychip.validate.units import UNITS
 
 METRICS = {
     "tok_s_user": ("user_tok_s", 1.0),
@@ -109,6 +110,8 @@ class Predictor:
         """Raises Skip with the reason when the row cannot be expressed."""
         if row.metric not in METRICS and row.metric != "op_latency":
             raise Skip(f"metric {row.metric} is not predicted")
+        if row.unit != UNITS[row.metric]:
+            raise Skip(f"unit {row.unit!r} of {row.metric} is not known: give {UNITS[row.metric]}")
         if row.speculative == "yes":
             raise Skip("speculative decoding: the acceptance length is not published")
         try:

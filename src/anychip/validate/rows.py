@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anychip.core import InputError
+from anychip.validate.units import normalised
 
 DATA = Path(__file__).parent / "data"
 SHIPPED = (DATA / "published.csv", DATA / "serving.csv")
@@ -47,9 +48,9 @@ POINTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published figure. Texts are as published; `stack` is the serving software of a serving
-    point and `version` its version where it is told, `tensor` how many chips share its model (0:
-    not said)."""
+    """One published figure. Texts are as published, the unit is its metric's; `stack` is the
+    serving software of a serving point and `version` its version where it is told, `tensor` how
+    many chips share its model (0: not said)."""
 
     id: str
     model: str
@@ -106,6 +107,7 @@ def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:
 
 
 def _figure(path: Path, line: int, row: dict[str, str]) -> Published:
+    value, unit = normalised(row["metric"], _number(path, line, row, "value"), row["unit"])
     return Published(
         id=row["id"],
         model=row["model"],
@@ -116,8 +118,8 @@ def _figure(path: Path, line: int, row: dict[str, str]) -> Published:
         prompt=row["prompt_len"],
         generate=row["gen_len"],
         metric=row["metric"],
-        value=_number(path, line, row, "value"),
-        unit=row["unit"],
+        value=value,
+        unit=unit,
         speculative=row.get("speculative") or "no",
         who=row.get("who") or "",
         source=row.get("source") or "",
