@@ -28,7 +28,7 @@ def stages(entry, targets, row):
         held = bytearray(os.urandom(1)) * (700 << 20)
         time.sleep(60)
     if does == "refuses":
-        raise ValueError("no such op | at all\\nmore")
+        raise ValueError("no such op | at /home/me/site-packages/net/a.py:3\\nmore")
     row.imported = row.lowered = True
     if does == "skips":
         return
@@ -78,7 +78,7 @@ def test_every_way_to_fail_is_a_row_and_a_second_run_goes_on(tmp_path):
         "matched": True,
         "max_rel_err": 1e-6,
     }
-    assert errors["refuses"] == "ValueError: no such op | at all\nmore"
+    assert errors["refuses"] == "ValueError: no such op | at net/a.py:3\nmore"
     assert found["m1"]["stage"] == "import"
     assert "0.5" in errors["is wrong"]
     assert found["m3"]["targets"]["cpu:xla"]["max_rel_err"] is None
@@ -97,7 +97,7 @@ def test_every_way_to_fail_is_a_row_and_a_second_run_goes_on(tmp_path):
         "max_rel_err": 1e-6,
     }
     report = (tmp_path / "out/zoo.md").read_text()
-    assert "| planted/m1 | import | ValueError: no such op / at all | – |" in report
+    assert "| planted/m1 | import | ValueError: no such op / at net/a.py:3 | – |" in report
     assert "| planted/m0 | planted | yes | yes | cpu:xla | yes | yes | 1.0e-06 |" in report
     assert "Every model" not in (tmp_path / "out/summary.md").read_text()
     assert "ValueError" in (tmp_path / "out/logs/planted-m1.txt").read_text()

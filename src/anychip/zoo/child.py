@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 import time
 import traceback
@@ -15,6 +16,8 @@ from anychip.zoo.lists import Entry
 from anychip.zoo.row import Row
 
 _ERROR_CHARACTERS, _FRAMES = 1500, 6
+_INSTALLED = re.compile(r"[^\s\"']*/site-packages/")
+"""Where a machine keeps its packages; a report says the file inside the package."""
 
 
 def work(entry: Entry, targets: tuple[str, ...], pipe: Any, log: Path) -> None:
@@ -28,7 +31,8 @@ def work(entry: Entry, targets: tuple[str, ...], pipe: Any, log: Path) -> None:
             row.stage = stage
         _check(row, targets)
     except BaseException as error:  # a child reports whatever happened to it
-        row.error = f"{type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}"
+        told = _INSTALLED.sub("", str(error))[:_ERROR_CHARACTERS]
+        row.error = f"{type(error).__name__}: {told}"
         row.traceback = "".join(traceback.format_exception(error)[-_FRAMES:])
         print(row.traceback, file=sys.stderr, flush=True)
     row.seconds = round(time.monotonic() - started, 1)
