@@ -237,6 +237,25 @@ def test_failures_inside_rules_are_gathered_too():
     assert [(row.op, row.count) for row in caught.value.report] == [("aten.view.dtype", 2)]
 
 
+def test_the_list_goes_on_behind_an_op_and_into_branches():
+    class Net(nn.Module):
+        def forward(self, x):
+            first = torch.unique(x).sum() * x
+            branch = torch.cond(x.sum() > 0, lambda a: a[a > 0].sum() * a, lambda a: a + 1, (x,))
+            return first[first > 0].sum() + branch
+
+    sizes = ({0: torch.export.Dim("batch")},)
+    with pytest.raises(UnsupportedError) as caught:
+        load(Net(), torch.randn(4, 4), dynamic_shapes=sizes)
+    lines = [(row.op, row.origin.source.rpartition(":")[2]) for row in caught.value.report]
+    begin = Net.forward.__code__.co_firstlineno
+    assert sorted(lines) == [
+        ("aten._unique2.default", str(begin + 1)),
+        ("aten.index.Tensor", str(begin + 2)),
+        ("aten.index.Tensor", str(begin + 3)),
+    ]
+
+
 def test_memory_outside_of_a_view_is_refused():
     class Outside(nn.Module):
         def forward(self, x):

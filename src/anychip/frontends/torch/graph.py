@@ -53,6 +53,9 @@ class Evaluation:
     """How many branches and loop bodies are open; what is computed there cannot be results."""
     conditions: list[Any] = field(default_factory=list)
     """Data-dependent conditions that the capture took for granted, as boolean arrays."""
+    at_example: bool = False
+    """Whether symbolic sizes are those the graph was captured at, so that what a failed op gives is
+    known in size and what stands behind it can be looked at."""
 
     def run(self, graph: fx.GraphModule, inputs: Sequence[Any], inside: str = "") -> list[Any]:
         """The graph's outputs for these arrays; `inside` is the layer whose op holds this graph."""
@@ -68,7 +71,7 @@ class Evaluation:
             else:
                 look_up = values.__getitem__
                 if any(_is_unknown(look_up(one)) for one in node.all_input_nodes):
-                    values[node] = _stand_in(node.meta.get("val"))
+                    values[node] = self._stand_in(node.meta.get("val"))
                     continue
                 args = fx.node.map_arg(node.args, look_up)
                 kwargs = fx.node.map_arg(dict(node.kwargs), look_up)
@@ -87,7 +90,7 @@ class Evaluation:
         name = overload_name(node.target)
         if name is None:
             if not is_known_function(node.target):
-                return _stand_in(node.meta.get("val"))  # unsupported.missing has a row for it
+                return self._stand_in(node.meta.get("val"))  # unsupported.missing has a row for it
             fn = PYTHON.get(node.target, node.target)
             return fn(*args, **kwargs)
         origin = origin_of(node)
@@ -120,12 +123,23 @@ class Evaluation:
             out = self.rules[name](*args, **kwargs)
             _check(name, out, expected)
             return out
+        except _Unknown:  # what failed in a branch or loop body has its own row
+            return self._stand_in(expected)
         except Exception as error:  # whatever a rule raises becomes one row of the report
             why = str(error) if isinstance(error, UnsupportedError) else _told(error)
             row = OpCoverage(op=name, fate="unsupported", origin=origin, why=why)
             self.failures.append(row)
             self.causes.append(error)
-            return _stand_in(expected)
+            return self._stand_in(expected)
+
+    def _stand_in(self, expected: Any) -> Any:
+        """Zeros like what torch expects of a failed op, where their sizes are known."""
+        if isinstance(expected, list | tuple):
+            return [self._stand_in(e) for e in expected]
+        if not isinstance(expected, torch.Tensor):
+            return _UNKNOWN
+        sizes = [hint(d) if self.at_example or isinstance(d, int) else None for d in expected.shape]
+        return _UNKNOWN if None in sizes else jnp.zeros(sizes, numpy_dtype(expected.dtype))
 
     def _key(self) -> Any:
         self.draws += 1
@@ -141,6 +155,10 @@ class Evaluation:
 
 _UNKNOWN = object()
 """Stands for a result of a failed op whose size nobody knows; what needs it is passed over."""
+
+
+class _Unknown(Exception):
+    """A branch or loop body has a result of unknown size."""
 
 
 def _is_unknown(value: Any) -> bool:
@@ -163,9 +181,12 @@ def evaluate(state: Evaluation, graph: fx.GraphModule, inputs: Sequence[Any]) ->
 def _run_subgraph(state: Evaluation, graph: fx.GraphModule, layer: str, *inputs: Any) -> list[Any]:
     state.depth += 1
     try:
-        return state.run(graph, inputs, layer)
+        out = state.run(graph, inputs, layer)
     finally:
         state.depth -= 1
+    if _is_unknown(out):
+        raise _Unknown
+    return out
 
 
 def memory_order(value: torch.Tensor) -> tuple[int, ...]:
@@ -267,13 +288,3 @@ def _check(name: str, out: Any, expected: Any) -> None:
 
 def _fixed(size: Any) -> bool:
     return isinstance(size, int)
-
-
-def _stand_in(expected: Any) -> Any:
-    """Zeros like what torch expects, symbolic sizes being those of the example."""
-    if isinstance(expected, list | tuple):
-        return [_stand_in(e) for e in expected]
-    if not isinstance(expected, torch.Tensor):
-        return _UNKNOWN
-    sizes = [hint(d) for d in expected.shape]
-    return _UNKNOWN if None in sizes else jnp.zeros(sizes, numpy_dtype(expected.dtype))

@@ -31,7 +31,7 @@ def in_the_way(program: ExportedProgram, seed: int | None) -> list[OpCoverage]:
         )
         for one in binding.arguments
     ]
-    state = Evaluation(rules, seed)
+    state = Evaluation(rules, seed, at_example=True)
     try:
         with jax.enable_x64(True):
             jax.eval_shape(
