@@ -31,6 +31,7 @@ VERBS = {
     "demo": "demo",
     "cache": "cache",
     "validate": "validate",
+    "simulate": "simulate",
     "zoo": "zoo",
 }
 """Verb → its module in this folder, in the order that --help shows."""
