@@ -18,6 +18,7 @@ from anychip.twin import (
     Lowered,
     Shards,
     Table,
+    joules_by_source,
     lower,
     machine,
     step_cost,
@@ -26,6 +27,7 @@ from anychip.twin import (
 )
 from anychip.twin.cost import kernel_ways
 from anychip.twin.formats import way
+from anychip.twin.machine import ACTIVE
 from anychip.twin.shard import place, portion, shardings, share
 
 numbers = st.integers(0, 10**12).map(float)
@@ -158,6 +160,28 @@ def test_power_stays_between_idle_and_tdp(hand_chip, table: Table, shards: Shard
     assert joules is not None
     watts = joules / cost.seconds / shards.chips
     assert 100 * (1 - 1e-9) <= watts <= 700 * (1 + 1e-9)
+
+
+@given(tables(), some_shards)
+@settings(max_examples=40, deadline=None)
+def test_joules_have_sources_that_add_up(hand_chip, table: Table, shards: Shards):
+    one = machine(hand_chip())
+    cost = step_cost(table, one, shards)
+    parts = joules_by_source(table, one, cost, cost.seconds)
+    assert parts is not None
+    assert min(parts.values()) >= 0
+    assert sum(parts.values()) == pytest.approx(step_joules(table, one, cost, cost.seconds))
+    assert parts["idle"] == pytest.approx(100 * cost.seconds * shards.chips)
+
+
+def test_a_busy_chip_draws_more_than_its_work_explains(hand_chip):
+    table = _one_kernel(Amounts(flops=1e9))
+    lazy, busy = (machine(hand_chip(), turned={ACTIVE: share}) for share in (0.0, 0.3))
+    a, b = (joules_by_source(table, one, step_cost(table, one), 1.0) for one in (lazy, busy))
+    assert a is not None
+    assert b is not None
+    assert a["compute"] == b["compute"]
+    assert sum(b.values()) > sum(a.values())
 
 
 def test_a_spec_without_power_gives_no_joules(hand_chip):

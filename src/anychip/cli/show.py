@@ -178,6 +178,11 @@ def _facts(made: Trace, executable: TwinExecutable | None, choice: Step) -> list
         facts.append(("one user", f"{1 / made.seconds:,.0f} tokens/s, {made.kind}"))
     if executable is not None:
         facts.append(("chips", f"{executable.shards.chips} ({executable.shards})"))
+        energy = executable.energy()
+        if energy:
+            total = sum(energy.values())
+            parts = ", ".join(f"{name} {part / total:.0%}" for name, part in energy.items())
+            facts.append(("energy", f"{scaled(total, 'J')}, estimated: {parts}"))
     return facts
 
 

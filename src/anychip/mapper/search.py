@@ -21,7 +21,7 @@ from anychip.mapper.surface import Surface, Surfaces
 from anychip.mapper.workload import Workload
 from anychip.twin import MODELS, Placement, Shards, machine, shardings
 
-UNTIMED = ("tdp_w", "idle_w", "mac_j", "system_w", "j_per_byte", "usd", "usd_per_hour")
+UNTIMED = ("tdp_w", "idle_w", "active_w", "mac_j", "system_w", "j_per_byte", "usd", "usd_per_hour")
 """Ends of the names of facts that do not change how long a step takes."""
 WORTH = 0.05
 """What a larger count must gain over a smaller one, relative, to be taken."""

@@ -1,7 +1,7 @@
 """Twins: what a chip would do with a Module, from its spec. Version 1 predicts time and energy."""
 
 from anychip.twin.cost import StepCost, step_cost
-from anychip.twin.energy import step_joules
+from anychip.twin.energy import joules_by_source, step_joules
 from anychip.twin.engine import Block, Job, Run, Scheduled, schedule, ticks
 from anychip.twin.floor import Floor
 from anychip.twin.interval import Spread, fact_range, own_error, spreads
@@ -38,6 +38,7 @@ __all__ = [
     "TwinExecutable",
     "fact_range",
     "facts_of",
+    "joules_by_source",
     "lower",
     "machine",
     "own_error",

@@ -1,9 +1,11 @@
-"""Energy of a step: what its bytes and multiplies take, and what the chips draw while it lasts.
+"""Energy of a step by source: arithmetic, memory, links, a chip busy or idle, the server around.
 
-Dynamic energy is bytes x J/byte at each memory level and link, and multiply-adds x J/mac (constants
-after Horowitz, "Computing's Energy Problem", ISSCC 2014, where a spec has none of its own). Static
-power is `idle_w`. Chip power never exceeds `tdp_w`. A spec without J/byte or J/mac gets the span
-between idle and TDP times how busy the busiest unit is. Around the chips, `system_w - tdp_w` more.
+Arithmetic is multiply-adds x J/mac, memory and links bytes x J/byte (constants after Horowitz,
+"Computing's Energy Problem", ISSCC 2014, where a spec has none of its own). A chip that works draws
+`active` of the span between idle and TDP besides, whatever it works on (family.py, fitted on wall
+power); an idle one `idle_w`. Beyond `tdp_w` a chip is slowed until it draws that, so all but idling
+is scaled down. A spec without J/byte or J/mac gets the span between idle and TDP times how busy the
+busiest unit is. Around the chips, a server draws `system_w - tdp_w` for each.
 """
 
 from __future__ import annotations
@@ -22,40 +24,59 @@ def step_joules(
 
     None when the spec tells no power at all.
     """
+    parts = joules_by_source(table, machine, cost, seconds, steps)
+    return None if parts is None else sum(parts.values())
+
+
+def joules_by_source(
+    table: Table, machine: Machine, cost: StepCost, seconds: float, steps: float = 1.0
+) -> dict[str, float] | None:
+    """What `step_joules` adds up: "compute", a memory level's name, "links", "active", "idle" and
+    "server", or "busy" in place of the first ones where a spec has no constants for them."""
     chips = cost.shards.chips
     if machine.tdp_w is None and machine.idle_w is None:
         return None
     idle = machine.idle_w or 0.0
-    dynamic = _dynamic_j(table, machine, cost)
-    if dynamic is None:
-        span = (machine.tdp_w or idle) - idle
-        watts = idle + span * _busy(table, cost, seconds / steps)
+    span = max((machine.tdp_w or idle) - idle, 0.0)
+    parts = _dynamic_j(table, machine, cost)
+    if parts is None:
+        working = {"busy": span * _busy(table, cost, seconds / steps) * seconds * chips}
     else:
-        watts = idle + dynamic * steps / (seconds * chips)
-    watts = min(watts, machine.tdp_w) if machine.tdp_w is not None else watts
-    around = 0.0
+        share = min(1.0, cost.stage_s * steps / seconds)
+        working = {name: joules * steps for name, joules in parts.items()}
+        working["active"] = machine.active * span * share * seconds * chips
+    total, most = sum(working.values()), span * seconds * chips
+    if machine.tdp_w is not None and total > most:
+        working = {name: joules * most / total for name, joules in working.items()}
+    made = {**working, "idle": idle * seconds * chips}
     if machine.system_w is not None:
-        around = max(0.0, machine.system_w - (machine.tdp_w or watts))
-    return (watts + around) * seconds * chips
+        own = machine.tdp_w or sum(made.values()) / seconds / chips
+        made["server"] = max(0.0, machine.system_w - own) * seconds * chips
+    return made
 
 
-def _dynamic_j(table: Table, machine: Machine, cost: StepCost) -> float | None:
-    """Dynamic joules of one step over all chips, None when the spec has no such constants."""
+def _dynamic_j(table: Table, machine: Machine, cost: StepCost) -> dict[str, float] | None:
+    """Joules of one step over all chips that its work takes, by source; None when the spec has no
+    such constants."""
     level = machine.levels[cost.placement.level]
     if machine.mac_j is None or level.j_per_byte is None:
         return None
-    nearest = next(
-        (x.j_per_byte for x in reversed(machine.levels) if x.j_per_byte is not None), 0.0
-    )
+    nearest = next((x for x in reversed(machine.levels) if x.j_per_byte is not None), level)
     part, counts = cost.portion, table.counts
     stored = float((part.weight_bytes + part.state_bytes) @ counts)
     passing = float(part.activation_bytes @ counts)
     macs = float((part.flops * _mac_weights(table, machine) + part.vector_flops) @ counts) / 2
     # One tensor rank's part of every layer; the stages together do each layer once.
-    joules = stored * level.j_per_byte + passing * nearest + macs * machine.mac_j
+    ranks = cost.shards.tensor
+    joules = {
+        "compute": macs * machine.mac_j * ranks,
+        level.name: stored * level.j_per_byte * ranks,
+    }
+    passed = passing * (nearest.j_per_byte or 0.0) * ranks
+    joules[nearest.name] = joules.get(nearest.name, 0.0) + passed
     if machine.link is not None and machine.link.j_per_byte is not None:
-        joules += cost.link_bytes * machine.link.j_per_byte
-    return joules * cost.shards.tensor
+        joules["links"] = cost.link_bytes * machine.link.j_per_byte * ranks
+    return joules
 
 
 def _mac_weights(table: Table, machine: Machine) -> np.ndarray:

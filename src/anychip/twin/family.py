@@ -16,9 +16,11 @@ from anychip.core import Fact
 @dataclass(frozen=True, kw_only=True)
 class FamilyModel:
     """`overlap`: how much of a kernel's shorter work (arithmetic beside memory) hides behind its
-    longest: 1 is the ideal roofline, 0 means they take turns."""
+    longest: 1 is the ideal roofline, 0 means they take turns. `active`: what a chip that works
+    draws beside idling, whatever it works on (clocks, registers, issue), over TDP less idle."""
 
     overlap: Fact
+    active: Fact
 
 
 def _overlap(value: float, low: float, high: float, source: str) -> Fact:
@@ -32,15 +34,32 @@ _STATIC = _overlap(
     0.8, 0.4, 1.0, "assumed: a static schedule moves the next weights while it multiplies"
 )
 
+_ACTIVE = Fact(
+    value=0.67,
+    low=0.3,
+    high=0.75,
+    source="fit: MLPerf v5.1 power of 8 B200 in one server, rows EN05w-EN10w: Llama-3.1-8B, 2-70B "
+    "and 3.1-405B draw 9.0-10.4 kW at the wall",
+    confidence="low",
+    note="one chip, all at large batches; low: assumed, for decode alone",
+)
+_UNKNOWN = Fact(
+    value=0.0,
+    low=0.0,
+    high=0.5,
+    source="assumed: no wall power of a busy chip of this family is published",
+    confidence="low",
+)
+
 FAMILIES: Mapping[str, FamilyModel] = {
-    "simt": FamilyModel(overlap=_SIMT),
-    "systolic": FamilyModel(overlap=_SIMT),
-    "lpu": FamilyModel(overlap=_STATIC),
-    "wafer": FamilyModel(overlap=_STATIC),
-    "dimc": FamilyModel(overlap=_STATIC),
-    "chiplet": FamilyModel(overlap=_SIMT),
-    "dataflow": FamilyModel(overlap=_STATIC),
-    "mesh": FamilyModel(overlap=_STATIC),
-    "soc": FamilyModel(overlap=_SIMT),
-    "cpu": FamilyModel(overlap=_SIMT),
+    "simt": FamilyModel(overlap=_SIMT, active=_ACTIVE),
+    "systolic": FamilyModel(overlap=_SIMT, active=_UNKNOWN),
+    "lpu": FamilyModel(overlap=_STATIC, active=_UNKNOWN),
+    "wafer": FamilyModel(overlap=_STATIC, active=_UNKNOWN),
+    "dimc": FamilyModel(overlap=_STATIC, active=_UNKNOWN),
+    "chiplet": FamilyModel(overlap=_SIMT, active=_UNKNOWN),
+    "dataflow": FamilyModel(overlap=_STATIC, active=_UNKNOWN),
+    "mesh": FamilyModel(overlap=_STATIC, active=_UNKNOWN),
+    "soc": FamilyModel(overlap=_SIMT, active=_UNKNOWN),
+    "cpu": FamilyModel(overlap=_SIMT, active=_UNKNOWN),
 }

@@ -14,6 +14,8 @@ from anychip.twin.family import FAMILIES
 
 OVERLAP = "family.overlap"
 """The key of a family's overlap among facts."""
+ACTIVE = "family.active_w"
+"""The key of a family's share of power that a busy chip draws whatever it does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Machine:
     name: str
     family: str
     overlap: float
+    active: float
     matmul_flops_per_s: Mapping[str, float]
     peak_flops_per_s: Mapping[str, float]
     vector_flops_per_s: float
@@ -86,7 +89,8 @@ class Machine:
 
 def facts_of(spec: ChipSpec, system: SystemSpec | None = None) -> dict[str, Fact]:
     """Every Fact that a Machine is made of, by key; those of the system start with `system.`."""
-    own = {**dict(spec.facts()), OVERLAP: FAMILIES[spec.family].overlap}
+    family = FAMILIES[spec.family]
+    own = {**dict(spec.facts()), OVERLAP: family.overlap, ACTIVE: family.active}
     if system is not None:
         for name in ("link", "scale_out"):
             link: LinkSpec | None = getattr(system, name)
@@ -141,6 +145,7 @@ def machine(
         name=spec.name,
         family=spec.family,
         overlap=number(OVERLAP, FAMILIES[spec.family].overlap),
+        active=number(ACTIVE, FAMILIES[spec.family].active),
         matmul_flops_per_s={name: peak * matmul for name, peak in peaks.items()},
         peak_flops_per_s=peaks,
         vector_flops_per_s=number("vector_flops_per_s", spec.vector_flops_per_s),

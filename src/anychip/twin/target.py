@@ -33,7 +33,7 @@ from anychip.ops.walk import Step, walk
 from anychip.twin.arithmetic import Arithmetic, arithmetic, recast
 from anychip.twin.cost import StepCost, kernel_ways, step_cost
 from anychip.twin.deploy import OPTIONS, deployment
-from anychip.twin.energy import step_joules
+from anychip.twin.energy import joules_by_source, step_joules
 from anychip.twin.formats import way
 from anychip.twin.lower import lower
 from anychip.twin.lowered import AMOUNTS, Lowered, Table
@@ -153,6 +153,13 @@ class TwinExecutable:
     def simulate(self) -> Simulated:
         """The step on its family's machine model. Raises UsageError for a family without one."""
         return simulate(Table.of(self.lowered), self.machine, self.shards)
+
+    def energy(self) -> dict[str, float] | None:
+        """Joules of one call by source, as the closed form has them; None where the spec tells no
+        power."""
+        table = Table.of(self.lowered)
+        cost = step_cost(table, self.machine, self.shards)
+        return joules_by_source(table, self.machine, cost, cost.seconds)
 
     def trace(self, *inputs: Any) -> Trace:
         """The Trace of one call, simulated where the family has a machine model, else estimated.
