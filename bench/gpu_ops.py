@@ -5,7 +5,7 @@
 The shipped rows of single matmuls (Vidur, LLMCompass: A100 and H100) and all-reduces are predicted
 as `anychip validate` does, then with a few facts fitted on them: for matmuls the overlap of
 arithmetic with memory and the matmul efficiency, for all-reduces the share of the link's datasheet
-rate and a hop's time. Each source is left out in turn, then each chip; the specs stay as they are.
+rate and a hop's time. Matmuls also by the machine model (twin/simt.py), as it is. Each source is left out in turn, then each chip; the specs stay as they are.
 """
 
 from __future__ import annotations
@@ -86,8 +86,15 @@ def judge(rows: list[Published], knobs: Mapping[str, Knob]) -> dict[str, Any]:
             "fits": fits,
             **figures(left_out(rows, predict, published, fits, group)),
         }
+
+    def simulated(row: Published) -> float:
+        return (
+            op_seconds(row, registry, None, tables, is_simulated=True)[1] / (row.value * 1e-6) - 1
+        )
+
     return {
         "as_is": figures(errors({}, rows, predict, published)),
+        "machine_model": figures(np.array([simulated(row) for row in rows])),
         "parameters": values,
         "undetermined": at_bounds(values, knobs),
         "in_sample": figures(errors(values, rows, predict, published)),

@@ -21,7 +21,7 @@ def _fact(value: float) -> Fact:
     return Fact(value=value, source="made up for a test")
 
 
-@pytest.fixture(params=["cpu", "tpu-v5e", "trainium2", "gaudi3"])
+@pytest.fixture(params=["cpu", "tpu-v5e", "trainium2", "gaudi3", "h100", "mi300x"])
 def chip(request, hand_chip) -> Machine:
     if request.param != "cpu":
         return machine(discover().chip(request.param).spec)

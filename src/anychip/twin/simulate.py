@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from anychip.core import Origin, Span, Trace, unknown
-from anychip.twin import chiplet, cpu, dimc, lpu, systolic, wafer
+from anychip.twin import chiplet, cpu, dimc, lpu, simt, systolic, wafer
 from anychip.twin.cost import kernel_ways
 from anychip.twin.engine import TICK_S, Scheduled, placed, schedule
 from anychip.twin.lowered import Table
@@ -22,11 +22,20 @@ MODELS: Mapping[str, Model] = {
 }
 """The machine model of each family that `compare` predicts with; others have the closed form."""
 
-TRACED: Mapping[str, Model] = {**MODELS, "cpu": cpu.program, "systolic": systolic.program}
+TRACED: Mapping[str, Model] = {
+    **MODELS,
+    "cpu": cpu.program,
+    "systolic": systolic.program,
+    "simt": simt.program,
+}
 """Every family's machine model. Traces are theirs; `compare` keeps the closed form for those that
 are not in MODELS, for it is fitted on published results and they are not."""
 
-NEEDS: Mapping[str, tuple[str, ...]] = {"cpu": cpu.NEEDS, "systolic": systolic.NEEDS}
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "cpu": cpu.NEEDS,
+    "systolic": systolic.NEEDS,
+    "simt": simt.NEEDS,
+}
 """What these need of a chip's `about` table."""
 
 

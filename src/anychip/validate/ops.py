@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from anychip.core import ChipSpec, Module, Registry, UsageError, discover
 from anychip.twin import Machine, Table, lower, machine, step_cost
 from anychip.twin.collective import all_reduce_s
+from anychip.twin.simulate import simulate, untraced
 from anychip.validate.names import CHIPS, LINKS, Build, lookup
 from anychip.validate.rows import Published
 
@@ -24,9 +25,11 @@ def op_seconds(
     registry: Registry | None = None,
     turn: Turn | None = None,
     tables: dict[tuple[int, int, int], Table] | None = None,
+    is_simulated: bool = False,
 ) -> tuple[str, float]:
     """(chip, seconds). Raises UsageError for an op or chip that is not known.
 
+    A matmul is the closed form's or, simulated, the machine model's where the chip has one.
     `tables` keeps what was lowered, for callers that ask often.
     """
     registry = registry or discover()
@@ -52,7 +55,10 @@ def op_seconds(
     key = (rows, *sizes)
     if key not in tables:
         tables[key] = Table.of(lower(_matmul(*key)))
-    cost = step_cost(tables[key], turned(build.chip))
+    one = turned(build.chip)
+    if is_simulated and not untraced(one):
+        return build.chip, simulate(tables[key], one).scheduled.seconds
+    cost = step_cost(tables[key], one)
     return build.chip, float(cost.kernel_s @ tables[key].counts)
 
 

@@ -165,7 +165,7 @@ class Predictor:
         return (replace(min(able, key=lambda s: s.counts[-1]), counts=(n,)),)
 
     def _op(self, row: Published) -> Value:
-        chip, seconds = op_seconds(row, self.registry)
+        chip, seconds = op_seconds(row, self.registry, is_simulated=True)
         spec = self.registry.chip(chip).spec
         low, high = seconds / OP_FACTOR, seconds * OP_FACTOR
         return Value(
