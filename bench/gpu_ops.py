@@ -3,9 +3,10 @@
     python bench/gpu_ops.py [-o out.json]
 
 The shipped rows of single matmuls (Vidur, LLMCompass: A100 and H100) and all-reduces are predicted
-as `anychip validate` does, then with a few facts fitted on them: for matmuls the overlap of
-arithmetic with memory and the matmul efficiency, for all-reduces the share of the link's datasheet
-rate and a hop's time. Matmuls also by the machine model (twin/simt.py), as it is. Each source is left out in turn, then each chip; the specs stay as they are.
+by the closed form, matmuls also by the machine model (twin/simt.py) as it is; then with a few facts
+fitted on them: for matmuls the overlap of arithmetic with memory and the matmul efficiency, for
+all-reduces the share of the link's datasheet rate and a hop's time. Each source is left out in
+turn, then each chip; the specs stay as they are.
 """
 
 from __future__ import annotations

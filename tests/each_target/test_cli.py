@@ -151,7 +151,11 @@ def test_run_takes_inputs_and_writes_results(cli, mlp, tmp_path):
 
 
 def test_trace_on_host_and_twin_write_perfetto_files(cli, mlp, tmp_path):
-    for target, kind in (("cpu:xla", "measured"), ("h100:twin", "estimated")):
+    for target, kind in (
+        ("cpu:xla", "measured"),
+        ("h100:twin", "simulated"),
+        ("m3-max:twin", "estimated"),
+    ):
         words = ("trace", mlp, "-t", target, "--dim", "x_0=3", "-o", "t.json", "-f", "json")
         code, out, err = cli(*words)
         assert code == 0, err
@@ -214,7 +218,7 @@ def test_show_writes_a_page_of_pictures(cli, mlp, tmp_path, target):
     code, out, err = cli(*words)
     assert code == 0, err
     document = json.loads(out)
-    kinds = {"cpu:xla": "measured", "h100:twin": "estimated", "groq-lpu:twin": "simulated"}
+    kinds = {"cpu:xla": "measured", "h100:twin": "simulated", "groq-lpu:twin": "simulated"}
     assert document["kind"] == kinds[target]
     page = (tmp_path / document["page"]).read_text(encoding="utf-8")
     assert "timeline" in document["pictures"]

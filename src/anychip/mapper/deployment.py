@@ -24,7 +24,7 @@ from anychip.core import (
 from anychip.mapper.pace import Pace, pace
 from anychip.mapper.search import Question, search
 from anychip.mapper.serving import Served, Stack
-from anychip.mapper.stacks import SERVING_ERROR, STACKS, TUNED
+from anychip.mapper.stacks import STACKS, TUNED, serving_error
 from anychip.mapper.surface import Surfaces
 from anychip.mapper.traffic import Fleet
 from anychip.mapper.workload import Workload
@@ -85,11 +85,12 @@ class Deployment:
             "tpot_s": float(served.tpot_s.mean()) if len(served.tpot_s) else math.nan,
             "chip_tok_s": served.tok_s / chips,
         }
+        wide = {name: math.exp(serving_error(self.stack, name)) for name in values}
         return {
             name: Estimate(
                 value=value,
-                low=value * math.exp(-SERVING_ERROR[name]),
-                high=value * math.exp(SERVING_ERROR[name]),
+                low=value / wide[name],
+                high=value * wide[name],
                 kind="simulated",
                 provenance=f"simulated server ({self.stack.name}) on {self.system.name}; interval "
                 "from published serving points of systems left out, tools/calibrate.py",

@@ -22,7 +22,7 @@ from anychip.core import (
 from anychip.mapper import Question, Surfaces, Workload, estimates, search
 from anychip.mapper.pace import Pace, pace
 from anychip.mapper.serving import Demand, Served, Stack, serve
-from anychip.mapper.stacks import SERVING_ERROR, STACKS, TUNED
+from anychip.mapper.stacks import STACKS, TUNED, serving_error
 from anychip.twin import Shards, machine
 from anychip.validate.names import (
     CHIPS,
@@ -275,7 +275,7 @@ class Predictor:
         if quantity not in values:
             raise Skip(f"{quantity} of a server is not predicted")
         value = values[quantity] * (chips if row.metric == "throughput_output_system" else 1)
-        error = SERVING_ERROR[quantity]
+        error = serving_error(stack, quantity)
         return Value(
             value=value,
             low=value * float(np.exp(-error)),
