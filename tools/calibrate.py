@@ -19,6 +19,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="stacks fitted side by side")
     args = parser.parse_args()
     names = args.stack or list(STACKS)
-    with ProcessPoolExecutor(args.jobs) as pool:
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         judged = dict(zip(names, pool.map(judge, names, [args.data] * len(names)), strict=True))
     rows = [row for one in judged.values() if one for row in one[1]]
     together = by_metric({row["id"]: row["error"] for row in rows})

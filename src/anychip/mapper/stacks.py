@@ -71,8 +71,8 @@ SERVING_ERROR = {
     "chip_tok_s": 0.17,
     "latency_s": 0.17,
 }
-"""Half-width (a logarithm) that holds eight of ten serving points of systems left out of the fit, by
-quantity: `bench/results/calibrate.json`, all stacks together."""
+"""Half-width (a logarithm) that holds eight of ten serving points of systems left out of the fit,
+by quantity: `bench/results/calibrate.json`, all stacks together."""
 
 TUNED_ERROR = {
     "ttft_s": 0.95,
@@ -81,8 +81,8 @@ TUNED_ERROR = {
     "chip_tok_s": 0.24,
     "latency_s": 0.33,
 }
-"""The same for the tuned stack, whose figures are assumed: audited benchmarks, all of which are left
-out. Of its times to first token none is published; theirs is assumed."""
+"""The same for the tuned stack, whose figures are assumed: audited benchmarks, none of which it was
+fitted to. Of its times to first token none is published; theirs is assumed."""
 
 
 def serving_error(stack: Stack, quantity: str) -> float:
