@@ -52,6 +52,7 @@ def test_the_trace_follows_the_layers(hand_chip, small_model):
     spec = hand_chip(per_layer_s=Fact(value=1e-5, source="test"))
     trace = _compiled(spec, small_model().decode(1, 64, PRECISIONS["bf16"])).trace()
     assert trace.kind == "estimated"
+    assert "eight times in ten: own error of" in trace.note
     waits = [s for s in trace.spans if s.resource == "wait"]
     assert len(waits) == 4 + 1  # one a layer, one a step
     assert waits[0].seconds == pytest.approx(1e-5)

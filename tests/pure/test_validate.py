@@ -204,3 +204,11 @@ def test_bad_files_are_named(tmp_path, text, why):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read(tmp_path / "none.csv")
+
+
+def test_a_version_known_apart_is_a_stack_of_its_own(predictor):
+    rows = {(row.stack, row.version): row for row in read(SHIPPED[1])}
+    named = {key: predictor.stack_of(row).name for key, row in rows.items()}
+    assert named["trtllm", "1.0.0rc3"] == "trtllm 1.0.0rc3"
+    assert named["trtllm", ""] == "trtllm"
+    assert {name for (stack, _), name in named.items() if stack == "sglang"} == {"sglang"}

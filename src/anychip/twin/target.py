@@ -7,6 +7,7 @@ this host (see `numerics`).
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -35,6 +36,7 @@ from anychip.twin.cost import StepCost, kernel_ways, step_cost
 from anychip.twin.deploy import OPTIONS, deployment
 from anychip.twin.energy import joules_by_source, step_joules
 from anychip.twin.formats import way
+from anychip.twin.left_out import left_out
 from anychip.twin.lower import lower
 from anychip.twin.lowered import AMOUNTS, Lowered, Table
 from anychip.twin.machine import Machine, machine
@@ -170,7 +172,8 @@ class TwinExecutable:
         if not why_not:
             made = self.simulate()
             joules = step_joules(table, self.machine, cost, made.seconds)
-            return made.trace(self.target, joules)
+            trace = made.trace(self.target, joules)
+            return replace(trace, note=f"{trace.note}; {_certainty(self.machine.family)}")
         rows = {id(kernel): index for index, kernel in enumerate(table.kernels)}
         joules = step_joules(table, self.machine, cost, cost.seconds)
         watts = None if joules is None else joules / cost.seconds
@@ -206,8 +209,20 @@ class TwinExecutable:
             "estimated",
             self.target,
             tuple(spans),
-            note=f"{TOOLCHAIN}: kernels follow one another; no overlap is assumed; {why_not}",
+            note=f"{TOOLCHAIN}: kernels follow one another; no overlap is assumed; {why_not}; "
+            + _certainty(self.machine.family, is_closed_form=True),
         )
+
+
+def _certainty(family: str, is_closed_form: bool = False) -> str:
+    """How far off the whole step may be, and by which figures, for a trace's note."""
+    if not is_closed_form and family not in MODELS:
+        return "whole steps of this model were not held against published ones"
+    own = left_out(family, "tpot_s")
+    return (
+        f"beyond what its facts leave open the step is within a factor "
+        f"{math.exp(own.half_width):.2f}, eight times in ten: {own.evidence}"
+    )
 
 
 def _wait(spans: list[Span], now: float, seconds: float, watts: float | None) -> float:
