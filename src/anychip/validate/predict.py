@@ -15,11 +15,12 @@ from anychip.core import (
     Estimate,
     LanguageModel,
     Precision,
+    Quantity,
     Registry,
     SystemSpec,
     UnsupportedError,
 )
-from anychip.mapper import Question, Surfaces, Workload, estimates, search
+from anychip.mapper import Found, Question, Surfaces, Workload, estimates, search
 from anychip.mapper.pace import Pace, pace
 from anychip.mapper.serving import Demand, Served, Stack, serve
 from anychip.mapper.stacks import STACKS, TUNED, serving_error
@@ -39,6 +40,8 @@ from anychip.validate.names import (
 from anychip.validate.ops import op_seconds
 from anychip.validate.rows import Published
 from anychip.validate.units import UNITS
+
+Quantities = Mapping[str, Quantity | None]
 
 METRICS = {
     "tok_s_user": ("user_tok_s", 1.0),
@@ -179,8 +182,8 @@ class Predictor:
             how="op",
         )
 
-    def _static(self, row: Published, build: Build, spec: ChipSpec) -> Value:
-        """One batch, all in step: the closed form."""
+    def plan_of(self, row: Published, build: Build, spec: ChipSpec) -> tuple[Found, Quantities]:
+        """The plan by which a batch in step is predicted, and its quantities."""
         work = _workload(row)
         model, precision = self._model(row, work.context), self._precision(row, build.chip)
         key = (build, model.name, precision, work, row.chips)
@@ -196,7 +199,11 @@ class Predictor:
             )
             found = search(question, spec, self._systems(build.chip, row.chips))
             self.kept[key] = (found, estimates(found, model))
-        found, values = self.kept[key]
+        return self.kept[key]
+
+    def _static(self, row: Published, build: Build, spec: ChipSpec) -> Value:
+        """One batch, all in step: the closed form."""
+        work, (found, values) = _workload(row), self.plan_of(row, build, spec)
         quantity, factor = METRICS[row.metric]
         estimate = values[quantity]
         if not isinstance(estimate, Estimate):
@@ -215,7 +222,7 @@ class Predictor:
             high=high,
             chip=build.chip,
             family=spec.family,
-            model=model.name,
+            model=found.plan.model,
             shards=str(found.option.shards),
             how="closed form",
         )

@@ -1,0 +1,100 @@
+"""Whole steps on GPUs: the closed form and the machine model beside published figures.
+
+    python bench/gpu_steps.py [-o out.json]
+
+Every published figure of one batch in step on a GPU (`anychip validate`'s rows of the closed form)
+is predicted by the closed form and, with the same plan, by the machine model (twin/simt.py),
+neither with a serving stack. The closed form's constants were fitted on such figures, the machine
+model's one on single matmuls. Two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+
+from anychip.core import AnychipError, discover
+from anychip.frontends.llm import PRECISIONS, catalogue
+from anychip.mapper.predict import predict
+from anychip.twin import machine
+from anychip.validate import SHIPPED, Predictor, Published, Skip, read
+from anychip.validate.names import CHIPS, Build, lookup, rebuilt
+from anychip.validate.predict import METRICS
+
+RESULTS = Path(__file__).parent / "results"
+DIRECT = ("tok_s_user", "tpot_mean", "tpot_p50", "ttft", "ttft_p50", "e2e_latency")
+"""Metrics that are a prediction's quantity times a factor."""
+
+
+def both(row: Published, predictor: Predictor) -> tuple[float, float, str] | None:
+    """(closed form, machine model, chip) in the row's unit; None where either says nothing."""
+    build = lookup(CHIPS, row.chip)
+    if not isinstance(build, Build) or row.metric not in DIRECT or row.stack:
+        return None
+    spec = rebuilt(predictor.registry.chip(build.chip).spec, build)
+    if spec.family != "simt" or "TTFT probably included" in row.notes:
+        return None
+    try:
+        value = predictor.predict(row)
+        if value.how != "closed form":
+            return None
+        found, _ = predictor.plan_of(row, build, spec)
+    except (Skip, AnychipError):
+        return None
+    option = found.option
+    one = machine(spec, option.system)
+    made = predict(option.tables, one, option.shards, found.plan.workload, simulated={})
+    quantity, factor = METRICS[row.metric]
+    again = made.values()[quantity]
+    return None if again is None else (value.value, again * factor, build.chip)
+
+
+def figures(relative: list[float]) -> dict[str, float]:
+    size = np.abs(relative)
+    return {
+        "median_abs_error": float(np.median(size)),
+        "p90_abs_error": float(np.percentile(size, 90)),
+        "median_error": float(np.median(relative)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "gpu-steps.json")
+    args = parser.parse_args()
+    predictor = Predictor(discover(), catalogue.model, PRECISIONS)
+    rows: list[dict[str, Any]] = []
+    for row in read(SHIPPED[0]):
+        found = both(row, predictor)
+        if found is not None:
+            closed, machined, chip = found
+            rows.append(
+                {
+                    "id": row.id,
+                    "chip": chip,
+                    "metric": row.metric,
+                    "closed_form_error": closed / row.value - 1,
+                    "machine_model_error": machined / row.value - 1,
+                }
+            )
+    summary: dict[str, Any] = {}
+    for metric in sorted({row["metric"] for row in rows}):
+        some = [row for row in rows if row["metric"] == metric]
+        summary[metric] = {
+            "n": len(some),
+            "closed_form": figures([row["closed_form_error"] for row in some]),
+            "machine_model": figures([row["machine_model_error"] for row in some]),
+        }
+    print(json.dumps(summary, indent=1))
+    args.output.write_text(json.dumps({"summary": summary, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
