@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anychip.cli.app import application
-from anychip.cli.simulate import chances, disaggregated, percentiles, spark
+from anychip.cli.simulate import chances, disaggregated, heads, percentiles, spark
 from anychip.core import UnsupportedError, UsageError, discover
 from anychip.frontends.llm import PRECISIONS, catalogue
 from anychip.mapper.deployment import deploy
@@ -80,6 +80,13 @@ def test_chances_are_numbers():
     assert chances("0.25,0.75") == (0.25, 0.75)
     with pytest.raises(UsageError):
         chances("often")
+
+
+def test_heads_are_taken_one_after_the_other():
+    assert heads("0.8") == pytest.approx((0.2, 0.8))
+    assert heads("0.8,0.5") == pytest.approx((0.2, 0.4, 0.4))
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        heads("1.2")
 
 
 def test_bars_show_the_highest_full():

@@ -52,6 +52,9 @@ def simulate(
     speculate: Annotated[
         str | None, typer.Option(help="Chances that a step gives 1, 2, … tokens: 0.3,0.3,0.4.")
     ] = None,
+    mtp: Annotated[
+        str | None, typer.Option(help="Multi-token prediction: each head's acceptance, 0.85,0.7.")
+    ] = None,
     draft: Annotated[
         float | None, typer.Option(help="Cost of a guess over a step's; one layer by default.")
     ] = None,
@@ -83,6 +86,9 @@ def simulate(
     longest = int((demand.prompts + demand.answers).max())
     if longest > loaded.facts.context:
         raise UsageError(f"{longest} tokens, but {model} was made for {loaded.facts.context}")
+    if speculate and mtp:
+        raise UsageError("--speculate and --mtp both say how guesses are made: give one")
+    accepted = chances(speculate) if speculate else heads(mtp) if mtp else None
     prompts, answers = disaggregated(disaggregate) if disaggregate else (0, copies)
     with progress_console.status(f"{model} on {target}: step times, then requests …"):
         placed = deploy(
@@ -100,7 +106,7 @@ def simulate(
         fleet = placed.fleet(
             copies=answers,
             prefill=prompts,
-            accepted=chances(speculate) if speculate else None,
+            accepted=accepted,
             draft_share=draft,
         )
         start = time.perf_counter()
@@ -175,7 +181,20 @@ def chances(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--speculate {text!r}: expected chances such as 0.3,0.3,0.4") from None
+        raise UsageError(f"{text!r}: expected chances such as 0.3,0.3,0.4") from None
+
+
+def heads(text: str) -> tuple[float, ...]:
+    """Chances of 1, 2, … tokens when each head's guess is taken so often, given that those before
+    it were (DeepSeek-V3, arXiv:2412.19437, 5.4.3: 0.85 to 0.9 for one head)."""
+    taken = chances(text)
+    if not all(0 <= one <= 1 for one in taken):
+        raise UsageError(f"--mtp {text!r}: acceptances lie between 0 and 1")
+    so_far, made = 1.0, list[float]()
+    for one in taken:
+        made.append(so_far * (1 - one))
+        so_far *= one
+    return (*made, so_far)
 
 
 def show(document: dict[str, Any]) -> None:
