@@ -2,8 +2,8 @@
 
     python tools/calibrate.py [--data FILE.csv] [--json FILE] [--stack NAME] [--jobs 2]
 
-Five figures a stack (time of the host a step, time a sequence, slowness of prompts, a layer that
-is launched without a graph, a token handed out) minimise the mean absolute logarithm of predicted
+Six figures a stack (time of the host a step, time a sequence, slowness of prompts, a layer that is
+launched without a graph, a token handed out, a request taken in) minimise the mean absolute logarithm of predicted
 over published, of TPOT and with a third of its weight of TTFT (which hangs on how the load was
 made); the same for every chip, model, shard and load. Then each system (chip, model, number of
 chips) is left out in turn, the rest fitted from where the first fit ended, and the left-out rows
@@ -34,15 +34,18 @@ from anychip.mapper.stacks import STACKS
 from anychip.twin.calibrate import half_width
 from anychip.validate import SHIPPED, Predictor, Published, Skip, read
 
-START = (1e-3, 2e-5, 0.1, 3e-4, 5e-5)
-"""First guesses: host_s, token_s, prompt_slower - 1, eager_layer_s, stream_s."""
-STEPS = ((3, 1, 1, 1, 1), (1, 2, 1, 1, 1), (1, 1, 3, 1, 1), (1, 1, 1, 0.3, 1), (1, 1, 1, 1, 2))
+START = (1e-3, 2e-5, 0.1, 3e-4, 5e-5, 5e-3)
+"""First guesses: host_s, token_s, prompt_slower - 1, eager_layer_s, stream_s, request_s."""
+STEPS = tuple(
+    tuple(step if i == place else 1.0 for i in range(6))
+    for place, step in enumerate((3.0, 2.0, 3.0, 0.3, 2.0, 4.0))
+)
 """The other corners of the first simplex, over the guesses."""
 TTFT_WEIGHT = 0.33
 
 
 def stacked(stack: Stack, guess: Sequence[float]) -> Stack:
-    host, token, slower, eager, stream = (float(x) for x in np.abs(guess))
+    host, token, slower, eager, stream, request = (float(x) for x in np.abs(guess))
     return replace(
         stack,
         host_s=host,
@@ -50,12 +53,13 @@ def stacked(stack: Stack, guess: Sequence[float]) -> Stack:
         prompt_slower=1.0 + slower,
         eager_layer_s=eager,
         stream_s=stream,
+        request_s=request,
     )
 
 
 def guess_of(stack: Stack) -> np.ndarray:
     own = (stack.host_s, stack.token_s, stack.prompt_slower - 1)
-    return np.array([*own, stack.eager_layer_s, stack.stream_s])
+    return np.array([*own, stack.eager_layer_s, stack.stream_s, stack.request_s])
 
 
 def errors(predictor: Predictor, stack: Stack, rows: Sequence[Published]) -> dict[str, float]:
@@ -73,7 +77,7 @@ def errors(predictor: Predictor, stack: Stack, rows: Sequence[Published]) -> dic
 def fit(
     predictor: Predictor, stack: Stack, rows: Sequence[Published], start: np.ndarray, most: int
 ) -> Stack:
-    """The stack with its five figures fitted to the rows (Nelder and Mead, 1965)."""
+    """The stack with its six figures fitted to the rows (Nelder and Mead, 1965)."""
     from scipy.optimize import minimize
 
     asked = [row for row in rows if row.metric in ("tpot_mean", "ttft")]
@@ -86,7 +90,7 @@ def fit(
         ]
         return float(np.dot((1.0, TTFT_WEIGHT), sizes))
 
-    simplex = np.array([(1.0,) * 5, *STEPS])
+    simplex = np.array([(1.0,) * 6, *STEPS])
     options = {"initial_simplex": simplex, "maxfev": most}
     found = minimize(loss, simplex[0], method="Nelder-Mead", options=options)
     return stacked(stack, found.x * start)
@@ -117,13 +121,13 @@ def judge(name: str, data: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] 
     rows = [row for row in read(data) if predictor.stack_of(row).name == name]
     if not rows:
         return None
-    best = fit(predictor, STACKS[name], rows, np.array(START), 60)
+    best = fit(predictor, STACKS[name], rows, np.array(START), 80)
     left: list[dict[str, Any]] = []
     systems = sorted({system_of(row) for row in rows})
     for system in systems if len(systems) > 1 else ():
         inside = [row for row in rows if system_of(row) == system]
         others = [row for row in rows if system_of(row) != system]
-        without = fit(predictor, STACKS[name], others, guess_of(best), 20)
+        without = fit(predictor, STACKS[name], others, guess_of(best), 22)
         left += [
             {"id": id, "stack": name, "system": system, "error": error}
             for id, error in errors(predictor, without, inside).items()
@@ -160,7 +164,14 @@ def main() -> None:
         args.json.write_text(json.dumps(document, indent=1))
 
 
-NAMES = ("host_s", "token_s", "prompt_slower_less_1", "eager_layer_s", "stream_s")
+NAMES = (
+    "host_s",
+    "token_s",
+    "prompt_slower_less_1",
+    "eager_layer_s",
+    "stream_s",
+    "request_s",
+)
 
 
 if __name__ == "__main__":
