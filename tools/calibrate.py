@@ -3,11 +3,12 @@
     python tools/calibrate.py [--data FILE.csv] [--json FILE] [--stack NAME] [--jobs 2]
 
 Six figures a stack (time of the host a step, time a sequence, slowness of prompts, a layer that is
-launched without a graph, a token handed out, a request taken in) minimise the mean absolute logarithm of predicted
-over published, of TPOT and with a third of its weight of TTFT (which hangs on how the load was
-made); the same for every chip, model, shard and load. Then each system (chip, model, number of
-chips) is left out in turn, the rest fitted from where the first fit ended, and the left-out rows
-predicted. The logarithms of all left-out rows go into the JSON: intervals come from them.
+launched without a graph, a token handed out, a request taken in) minimise the mean absolute
+logarithm of predicted over published, of TPOT and with a third of its weight of TTFT (which hangs
+on how the load was made); the same for every chip, model, shard and load. Then each system (chip,
+model, number of chips) is left out in turn, the rest fitted from where the first fit ended, and the
+left-out rows predicted. The logarithms of all left-out rows go into the JSON: intervals come from
+them.
 Nothing is random; a few minutes on two cores.
 """
 
