@@ -78,11 +78,6 @@ def test_a_slow_link_delays_answers_but_not_first_tokens():
     assert (slow.ended_s - fast.ended_s).min() > 0.3  # 360 tokens of 100 KB at 100 MB/s
 
 
-def test_prompts_apart_need_arrivals():
-    with pytest.raises(UsageError, match="needs arrivals"):
-        run(replace(ALONE, prefill=1), traffic(10, 10, 10, concurrency=2))
-
-
 @given(st.floats(0.0, 1.0), st.floats(0.0, 0.2))
 @settings(max_examples=20, deadline=None)
 def test_guesses_that_are_accepted_save_steps_and_cost_their_making(luck, share):

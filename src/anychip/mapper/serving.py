@@ -57,14 +57,12 @@ class Stack:
 @dataclass(frozen=True, kw_only=True)
 class Demand:
     """Requests, one entry each: tokens of prompt and answer. Either `arrivals_s` says when each
-    comes, rising, or `concurrency` users each send the next when theirs is answered. `is_cached`:
-    prompts come with their cache and first token made elsewhere (disaggregated serving)."""
+    comes, rising, or `concurrency` users each send the next when theirs is answered."""
 
     prompts: np.ndarray
     answers: np.ndarray
     arrivals_s: np.ndarray | None = None
     concurrency: int = 0
-    is_cached: bool = False
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.answers) or not len(self.prompts):
@@ -145,20 +143,39 @@ def serve(
     all but one of them beforehand, each in `draft_share` of a plain step of these sequences.
     Raises UsageError for a request that finds no room.
     """
-    guessing = _Guessing(_mean(accepted), len(accepted or (1,)), draft_share)
-    return _Server(pace, stack, demand, guessing).run()
+    return _Server(pace, stack, demand, guessing(accepted, draft_share)).run()
 
 
 @dataclass(frozen=True)
-class _Guessing:
-    """Tokens a decode step gives of each sequence, those it checks, and what each guess costs."""
+class Guessing:
+    """Tokens a decode step gives of each sequence, those it checks, and what each guess costs, over
+    a plain step of the same sequences."""
 
-    given: float
-    checked: int
-    draft_share: float
+    given: float = 1.0
+    checked: int = 1
+    draft_share: float = 0.0
+
+    def step_s(
+        self,
+        pace: Pace,
+        decodes: int,
+        context: float,
+        chunks: Sequence[tuple[int, int]] = (),
+        slower: float = 1.0,
+    ) -> float:
+        """Seconds of a step with its guesses, as `Pace.step_s` has them without."""
+        seconds = pace.step_s(decodes, context, chunks, slower, self.checked)
+        if self.draft_share and decodes:
+            seconds += (self.checked - 1) * self.draft_share * pace.step_s(decodes, context)
+        return seconds
 
 
-def _steps_to(seconds: float, first: float, growth: float) -> int:
+def guessing(accepted: Sequence[float] | None, draft_share: float = 0.0) -> Guessing:
+    """The Guessing of a distribution of accepted lengths, see `serve`."""
+    return Guessing(_mean(accepted), len(accepted or (1,)), draft_share)
+
+
+def steps_to(seconds: float, first: float, growth: float) -> int:
     """The fewest steps that last `seconds`, the first of which takes `first` and each `growth`
     longer than the one before: the n whose sum `n first + growth n (n - 1) / 2` reaches it."""
     if growth <= 0:
@@ -179,10 +196,9 @@ class _Server:
     """One simulation in the making. Decoding sequences are a heap of the step they end at, so a
     step costs the same whatever their number."""
 
-    def __init__(self, pace: Pace, stack: Stack, demand: Demand, guessing: _Guessing):
+    def __init__(self, pace: Pace, stack: Stack, demand: Demand, guessing: Guessing):
         self.pace, self.stack, self.guessing = pace, stack, guessing
         self.per_step = guessing.given
-        self.is_cached = demand.is_cached
         self.prompts = [int(n) for n in demand.prompts]
         self.answers = [int(n) for n in demand.answers]
         count = len(self.prompts)
@@ -266,10 +282,7 @@ class _Server:
                 return
             self.held += need
             self.waiting.popleft()
-            if self.is_cached:
-                self._begin(id)
-            else:
-                self.prompting.append([id, 0])
+            self.prompting.append([id, 0])
 
     def _need(self, id: int) -> float:
         return self.prompts[id] + self.stack.held * self.answers[id]
@@ -292,12 +305,8 @@ class _Server:
     def _step_s(
         self, decodes: int, context: float, chunks: Sequence[tuple[int, int]] = ()
     ) -> float:
-        guessing, slower = self.guessing, self.stack.prompt_slower
-        seconds = self.pace.step_s(decodes, context, chunks, slower, guessing.checked)
-        if guessing.draft_share and decodes:
-            plain = self.pace.step_s(decodes, context)
-            seconds += (guessing.checked - 1) * guessing.draft_share * plain
-        return seconds
+        slower = self.stack.prompt_slower
+        return self.guessing.step_s(self.pace, decodes, context, chunks, slower)
 
     def _mixed(self, chunks: list[tuple[int, int]]) -> None:
         decodes = len(self.decoding) if self.stack.mixes else 0
@@ -336,7 +345,7 @@ class _Server:
         if np.isfinite(until):
             first = self._step_s(count, self.context) + host
             growth = self._step_s(count, self.context + count * self.per_step) + host - first
-            many = max(1, min(many, _steps_to(until, first, growth)))
+            many = max(1, min(many, steps_to(until, first, growth)))
         middle = self.context + count * self.per_step * (many - 1) / 2
         seconds = many * (self._step_s(count, middle) + host)
         self._pass(seconds, many, count * self.per_step)

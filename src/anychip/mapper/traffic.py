@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from anychip.core import InputError, UsageError
+from anychip.mapper.disaggregate import Split, serve_apart
 from anychip.mapper.pace import Pace
-from anychip.mapper.serving import Demand, Served, Stack, serve
+from anychip.mapper.serving import Demand, Served, Stack, guessing, serve
 
 COLUMNS = ("arrival_s", "prompt", "answer")
 
@@ -89,50 +90,22 @@ class Fleet:
 
 
 def run(fleet: Fleet, demand: Demand) -> Served:
-    """Serve a demand with a fleet; requests go to the copies in turn. Raises UsageError for a
-    closed loop with prompts apart: users would have to wait on both sides at once."""
+    """Serve a demand with a fleet; requests go to whole copies in turn, to parted ones as
+    mapper/disaggregate.py says."""
     if fleet.prefill:
-        return _apart(fleet, demand)
+        split = Split(
+            prefill=fleet.prefill,
+            decode=fleet.copies,
+            handover_s=fleet.handover_s,
+            handover_bytes_per_s=fleet.handover_bytes_per_s,
+        )
+        guesses = guessing(fleet.accepted, fleet.draft_share)
+        return serve_apart(fleet.pace, fleet.stack, demand, split, guesses)
     return _merged(
         [
             serve(fleet.pace, fleet.stack, part, fleet.accepted, fleet.draft_share)
             for part in _parts(demand, fleet.copies)
         ]
-    )
-
-
-def _apart(fleet: Fleet, demand: Demand) -> Served:
-    """Prompts on one set of copies, first tokens included, answers on the other."""
-    if demand.arrivals_s is None:
-        raise UsageError("disaggregated serving needs arrivals: a rate or a trace, no concurrency")
-    first = [
-        serve(fleet.pace, fleet.stack, replace(part, answers=np.ones_like(part.answers)))
-        for part in _parts(demand, fleet.prefill)
-    ]
-    prompted = _woven([one.first_s for one in first])
-    moved = demand.prompts * fleet.pace.token_bytes / fleet.handover_bytes_per_s
-    ready = prompted + fleet.handover_s + moved
-    order = np.argsort(ready, kind="stable")
-    rest = Demand(
-        prompts=demand.prompts[order],
-        answers=demand.answers[order],
-        arrivals_s=ready[order],
-        is_cached=True,
-    )
-    second = [
-        serve(fleet.pace, fleet.stack, part, fleet.accepted, fleet.draft_share)
-        for part in _parts(rest, fleet.copies)
-    ]
-    ended = np.empty(len(order))
-    ended[order] = _woven([one.ended_s for one in second])
-    ended = np.where(demand.answers == 1, prompted, ended)
-    return Served(
-        arrived_s=demand.arrivals_s,
-        first_s=prompted,
-        ended_s=ended,
-        tokens=demand.answers,
-        steps=sum(one.steps for one in (*first, *second)),
-        busy_s=sum(one.busy_s for one in (*first, *second)),
     )
 
 
