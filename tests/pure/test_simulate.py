@@ -2,15 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from anychip.cli.app import application
-from anychip.cli.simulate import chances, disaggregated, heads, percentiles, spark
-from anychip.core import UnsupportedError, UsageError, discover
+from anychip.cli.simulate import disaggregated, percentiles, spark
+from anychip.core import AnychipError, UnsupportedError, UsageError, discover
 from anychip.frontends.llm import PRECISIONS, catalogue
+from anychip.mapper.accept import accepted
 from anychip.mapper.deployment import deploy
-from anychip.mapper.traffic import run, traffic
+from anychip.mapper.traffic import lengths, run, traffic
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +78,47 @@ def test_a_division_of_prompts_and_answers_is_two_numbers(text):
         disaggregated(text)
 
 
-def test_chances_are_numbers():
-    assert chances("0.25,0.75") == (0.25, 0.75)
-    with pytest.raises(UsageError):
-        chances("often")
+def test_acceptance_is_by_position_or_a_mean():
+    assert accepted("0.8,0.6") == pytest.approx((0.2, 0.2, 0.6))
+    assert accepted("0.85") == pytest.approx((0.15, 0.85))
+    for guesses in (None, 2, 5):
+        chances = accepted("2.4", guesses)
+        assert sum(chances) == pytest.approx(1)
+        assert np.dot(chances, range(1, len(chances) + 1)) == pytest.approx(2.4)
+        assert len(chances) == (guesses or 2) + 1
+    for text, guesses in (("often", None), ("0.5,0.6", None), ("-1", None), ("3.5", 2), ("0.5", 2)):
+        with pytest.raises(UsageError):
+            accepted(text, guesses)
 
 
-def test_heads_are_taken_one_after_the_other():
-    assert heads("0.8") == pytest.approx((0.2, 0.8))
-    assert heads("0.8,0.5") == pytest.approx((0.2, 0.4, 0.4))
-    with pytest.raises(UsageError, match="between 0 and 1"):
-        heads("1.2")
+@pytest.mark.parametrize(
+    ("text", "mean"),
+    [
+        ("500", 500),
+        ("uniform:100,300", 200),
+        ("normal:500,50", 500),
+        ("lognormal:800,0.5", 800),
+        ("exponential:300", 300),
+    ],
+)
+def test_lengths_have_their_mean_and_are_the_same_again(text, mean):
+    drawn = [lengths(text, 20_000, np.random.default_rng(1), 0.1) for _ in range(2)]
+    assert (drawn[0] == drawn[1]).all()
+    assert drawn[0].mean() == pytest.approx(mean, rel=0.03)
+    assert drawn[0].min() >= 1
+
+
+@pytest.mark.parametrize("text", ["many", "0", "-5", "uniform:9,3", "normal:5", "zipf:2,3", "nan"])
+def test_lengths_that_make_no_sense_are_refused(text):
+    with pytest.raises(UsageError, match="expected tokens such as"):
+        lengths(text, 5, np.random.default_rng(1))
 
 
 def test_bars_show_the_highest_full():
     assert spark([0, 1, 2, 4], width=4) == " ▂▄█"
-    assert set(percentiles(traffic(5, 9, 9, rate=1.0).prompts)) == {"mean", "p50", "p90", "p99"}
+    assert set(percentiles(traffic(5, 9, 9, rate=1.0).prompts)) == {
+        *("mean", "p10", "p50", "p90", "p99"),
+    }
 
 
 def _json(tmp_path, monkeypatch, *words):
@@ -102,15 +129,63 @@ def _json(tmp_path, monkeypatch, *words):
 
 
 def test_the_verb_gives_json_and_a_page(tmp_path, monkeypatch):
-    words = ("smollm2-135m", "--target", "h100", "--input", "200", "--output", "50")
+    words = ("smollm2-135m", "--target", "h100", "--prompt", "200", "--generate", "50")
     document = _json(tmp_path, monkeypatch, *words, "--requests", "10000", "--rate", "100")
     assert document["kind"] == "simulated"
     assert document["requests"] == 10000
     assert document["ttft_s"]["p50"] <= document["ttft_s"]["p99"]
     ttft = document["estimates"]["ttft_s"]
     assert ttft["low"] < ttft["value"] == document["ttft_s"]["mean"] < ttft["high"]
-    assert "<svg" in (tmp_path / document["run"] / "simulate.html").read_text()
+    page = (tmp_path / document["run"] / "simulate.html").read_text()
+    assert page.count("<svg") == 5
+    made = document["estimates"]
+    assert all(one["low"] <= one["value"] <= one["high"] for one in made.values())
+    assert all("virtual clock" in one["provenance"] and one["falsify"] for one in made.values())
+    for time in ("ttft_s", "tpot_s", "e2e_s"):
+        for name in ("p10", "p50", "p90", "p99"):
+            assert made[f"{time}.{name}"]["value"] == document[time][name]
+    assert made["chip_tok_s"]["value"] == made["tok_s"]["value"]
+    assert made["goodput_requests_s"]["value"] <= made["requests_s"]["value"] * (1 + 1e-9)
+    assert 1 <= made["mean_batch"]["value"] <= 2048
+    assert 100 < made["wall_w"]["value"] < 1300  # an H100 and its share of a server
+    rent = made["usd_per_mtok"]["value"] * made["chip_tok_s"]["value"] * 3600 / 1e6
+    assert 0.5 < rent < 15  # dollars an hour
     apart = _json(
         tmp_path, monkeypatch, *words, "--requests", "100", "--rate", "9", "--disaggregate", "1:2"
     )
     assert (apart["prefill_copies"], apart["copies"], apart["chips"]) == (1, 2, 3)
+
+
+def test_users_of_parted_copies_have_energy_and_a_command_of_their_own(tmp_path, monkeypatch):
+    words = ("smollm2-135m", "--target", "h100", "--prompt", "lognormal:300,0.3", "--accept", "1.7")
+    words += ("--requests", "200", "--concurrency", "8", "--disaggregate", "1:2")
+    document = _json(tmp_path, monkeypatch, *words)
+    made = document["estimates"]
+    assert made["mean_batch"]["value"] <= 8
+    assert 3 * 100 < made["wall_w"]["value"] < 3 * 1300
+    assert "--max-concurrency 8" in made["ttft_s"]["falsify"]
+    assert "1 copies for prompts" in made["ttft_s"]["falsify"]
+    assert document["accepted"] == pytest.approx([0.3, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (("smollm2-135m", "--target", "dgx-h1000", "--rate", "1"), 2, "dgx-h100"),
+        (("smollm2-135m", "--target", "h100", "--rate", "1", "--stack", "vlmm"), 2, "vllm"),
+        (("smollm2-135m", "--target", "h100"), 2, "rate or a concurrency"),
+        (("smollm2-135m", "--target", "h100", "--rate", "1", "--generate", "9000"), 2, "made for"),
+        (("llama-3.1-405b", "--target", "l4", "--rate", "1", "--precision", "bf16"), 1, "not fit"),
+        (("smollm2-135m", "--target", "h100", "--rate", "1", "--guesses", "2"), 2, "--accept"),
+    ],
+)
+def test_what_cannot_be_is_a_clear_error_and_what_does_not_fit_a_verdict(words, code, why):
+    done = CliRunner().invoke(application(["simulate"]), ["simulate", *words])
+    assert isinstance(done.exception, AnychipError), done.output
+    assert done.exception.exit_code == code
+    assert why in str(done.exception)
+
+
+def test_tensorrt_llm_is_known_by_its_name(registry, model):
+    made = deploy(model, "h100", registry, PRECISIONS, longest=64, stack="tensorrt-llm")
+    assert made.stack.name == "trtllm"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Mapping
 from datetime import datetime
+from html import escape
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from anychip.cli.curve import curve
+from anychip.cli.lines import lines, shares
 from anychip.cli.model import ModelArgument
 from anychip.cli.output import (
     Format,
@@ -18,13 +21,36 @@ from anychip.cli.output import (
     console,
     print_json,
     progress_console,
+    quantity,
     scaled,
     table,
 )
 from anychip.core import LanguageModel, RunFolder, UsageError, discover
 from anychip.core.config import read
 
+if TYPE_CHECKING:
+    from anychip.mapper.deployment import Deployment
+    from anychip.mapper.serving import Demand, Served
+
 BARS = " ▁▂▃▄▅▆▇█"
+TIMES = (
+    ("ttft_s", "time to first token"),
+    ("tpot_s", "time per token"),
+    ("e2e_s", "whole request"),
+)
+PERCENTILES = ("p10", "p50", "p90", "p99")
+RATES = (
+    ("tok_s", "tokens a second, all copies"),
+    ("chip_tok_s", "tokens a second and chip"),
+    ("user_tok_s", "tokens a second and user"),
+    ("requests_s", "requests a second"),
+    ("goodput_requests_s", "… within both limits"),
+    ("mean_batch", "answers in a decode step"),
+    ("cache_peak_share", "KV cache, fullest (1 is all)"),
+    ("j_per_tok", "J a token, at the wall"),
+    ("wall_w", "W at the wall, all chips"),
+    ("usd_per_mtok", "USD a million tokens"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -37,24 +63,25 @@ def simulate(
     requests: Annotated[int, typer.Option(help="How many.")] = 1000,
     rate: Annotated[float | None, typer.Option(help="Arrivals a second (Poisson).")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Users who ask again at once.")] = None,
-    input: Annotated[int, typer.Option(help="Tokens in a prompt, in the mean.")] = 1024,
-    output: Annotated[int, typer.Option(help="Tokens in an answer, in the mean.")] = 256,
-    spread: Annotated[float, typer.Option(help="Lengths vary by this share.")] = 0.1,
+    prompt: Annotated[
+        str, typer.Option(help="Tokens: 1024, uniform:A,B, normal:M,S, lognormal:M,SIGMA, …")
+    ] = "1024",
+    generate: Annotated[str, typer.Option(help="Tokens of an answer, likewise.")] = "256",
+    spread: Annotated[float, typer.Option(help="Plain lengths vary by this share.")] = 0.1,
     trace: Annotated[
-        Path | None, typer.Option(help="CSV with arrival_s, prompt, answer, instead.")
+        Path | None, typer.Option(help="CSV with arrival, prompt, generate, instead.")
     ] = None,
-    stack: Annotated[str, typer.Option(help="tuned, vllm, trtllm or sglang.")] = "tuned",
+    stack: Annotated[str, typer.Option(help="tuned, vllm, tensorrt-llm, sglang, …")] = "tuned",
     chunk: Annotated[int | None, typer.Option(help="Most tokens in a step.")] = None,
     sequences: Annotated[int | None, typer.Option(help="Most answers in flight a copy.")] = None,
     tensor: Annotated[int | None, typer.Option(help="Chips that share one copy.")] = None,
     copies: Annotated[int, typer.Option(help="Copies of the model.")] = 1,
     precision: Annotated[str, typer.Option(help="auto, or bf16, fp8, …")] = "auto",
-    speculate: Annotated[
-        str | None, typer.Option(help="Chances that a step gives 1, 2, … tokens: 0.3,0.3,0.4.")
+    accept: Annotated[
+        str | None,
+        typer.Option(help="Guesses taken, by position (0.8,0.6), or tokens a step (2.4)."),
     ] = None,
-    mtp: Annotated[
-        str | None, typer.Option(help="Multi-token prediction: each head's acceptance, 0.85,0.7.")
-    ] = None,
+    guesses: Annotated[int | None, typer.Option(help="Guesses a step, for a mean.")] = None,
     draft: Annotated[
         float | None, typer.Option(help="Cost of a guess over a step's; one layer by default.")
     ] = None,
@@ -69,7 +96,9 @@ def simulate(
     """Serve requests on a chip one need not have: what its users would see. Simulated, not run."""
     import anychip
     from anychip.frontends.llm import PRECISIONS
+    from anychip.mapper.accept import accepted
     from anychip.mapper.deployment import deploy
+    from anychip.mapper.figures import Limits, figures
     from anychip.mapper.traffic import goodput, read_trace, run, timeline, traffic
 
     if trace is not None:
@@ -78,18 +107,22 @@ def simulate(
         demand = read_trace(trace)
     else:
         demand = traffic(
-            requests, input, output, rate=rate, concurrency=concurrency, spread=spread, seed=seed
+            requests, prompt, generate, rate=rate, concurrency=concurrency, spread=spread, seed=seed
         )
+    if guesses is not None and accept is None:
+        raise UsageError("--guesses are those of --accept")
+    taken = accepted(accept, guesses) if accept else None
+    if disaggregate and copies != 1:
+        raise UsageError("--disaggregate P:D says how many copies there are: leave --copies out")
+    prompts, answers = disaggregated(disaggregate) if disaggregate else (0, copies)
     loaded = anychip.load(model)
     if not isinstance(loaded, LanguageModel):
         raise UsageError(f"{model} is no language model; simulate knows prompts and answers only")
     longest = int((demand.prompts + demand.answers).max())
     if longest > loaded.facts.context:
-        raise UsageError(f"{longest} tokens, but {model} was made for {loaded.facts.context}")
-    if speculate and mtp:
-        raise UsageError("--speculate and --mtp both say how guesses are made: give one")
-    accepted = chances(speculate) if speculate else heads(mtp) if mtp else None
-    prompts, answers = disaggregated(disaggregate) if disaggregate else (0, copies)
+        raise UsageError(
+            f"a request of {longest} tokens, but {model} was made for {loaded.facts.context}"
+        )
     with progress_console.status(f"{model} on {target}: step times, then requests …"):
         placed = deploy(
             loaded,
@@ -103,15 +136,13 @@ def simulate(
             step_tokens=chunk,
             sequences=sequences,
         )
-        fleet = placed.fleet(
-            copies=answers,
-            prefill=prompts,
-            accepted=accepted,
-            draft_share=draft,
-        )
+        fleet = placed.fleet(copies=answers, prefill=prompts, accepted=taken, draft_share=draft)
         start = time.perf_counter()
         served = run(fleet, demand)
         took = time.perf_counter() - start
+        limits = Limits(ttft_s=slo_ttft, tpot_s=slo_tpot)
+        proof = falsify(placed, demand, prompts)
+        estimates = figures(placed, fleet, demand, served, limits, proof)
     seen = timeline(served, demand.prompts)
     good, share = goodput(served, slo_ttft, slo_tpot)
     room = fleet.pace.cache_tokens * answers
@@ -123,12 +154,13 @@ def simulate(
         "prefill_copies": prompts,
         "chips": placed.chips * (answers + prompts),
         "requests": len(demand.prompts),
+        "prompt_tokens": float(demand.prompts.mean()),
+        "answer_tokens": float(demand.answers.mean()),
+        "accepted": list(taken) if taken else None,
         "served_in_s": float(served.ended_s.max() - served.arrived_s.min()),
         "simulated_in_s": took,
         "steps": served.steps,
-        "ttft_s": percentiles(served.ttft_s),
-        "tpot_s": percentiles(served.tpot_s),
-        "e2e_s": percentiles(served.ended_s - served.arrived_s),
+        **{name: percentiles(values) for name, values in _times(served).items()},
         "tok_s": served.tok_s,
         "steady_tok_s": served.steady_tok_s,
         "goodput": {
@@ -142,7 +174,7 @@ def simulate(
             "peak_tokens": float(seen.cache_tokens.max()),
             "peak_share": float(seen.cache_tokens.max() / room),
         },
-        "estimates": placed.estimates(served, placed.chips * (answers + prompts)),
+        "estimates": {name: one.to_json() for name, one in estimates.items()},
         "timeline": {
             "at_s": seen.at_s.tolist(),
             "waiting": seen.waiting.tolist(),
@@ -152,7 +184,7 @@ def simulate(
     }
     folder = RunFolder.new(read("runs"), "simulate", f"{model}-{target}", datetime.now())
     folder.write("simulate.json", document)
-    page = folder.write("simulate.html", _page(f"{model} on {target}", document))
+    page = folder.write("simulate.html", _page(f"{model} on {target}", document, served))
     if format is Format.json:
         print_json({**document, "run": str(folder.path)})
         return
@@ -160,12 +192,37 @@ def simulate(
     console.print(f"picture: {page}", soft_wrap=True)
 
 
+def _times(served: Served) -> dict[str, np.ndarray]:
+    whole = served.ended_s - served.arrived_s
+    return {"ttft_s": served.ttft_s, "tpot_s": served.tpot_s, "e2e_s": whole}
+
+
 def percentiles(values: np.ndarray) -> dict[str, float | None]:
-    """Mean, and the 50th, 90th and 99th percentile; None when there are no values."""
+    """Mean, and the 10th, 50th, 90th and 99th percentile; None when there are no values."""
     if not len(values):
-        return dict.fromkeys(("mean", "p50", "p90", "p99"))
-    named = zip((50, 90, 99), np.percentile(values, (50, 90, 99)), strict=True)
-    return {"mean": float(values.mean()), **{f"p{n}": float(value) for n, value in named}}
+        return dict.fromkeys(("mean", *PERCENTILES))
+    at = [float(name[1:]) for name in PERCENTILES]
+    named = zip(PERCENTILES, np.percentile(values, at), strict=True)
+    return {"mean": float(values.mean()), **{name: float(value) for name, value in named}}
+
+
+def falsify(placed: Deployment, demand: Demand, prefill: int) -> str:
+    """The load generator's command that would prove it wrong, for who has the chips. A trace's
+    arrivals are stood in for by their rate, lengths by their means."""
+    model = placed.model
+    name = model.source if "/" in model.source else model.name
+    words = ["vllm", "bench", "serve", "--model", name, "--dataset-name", "random"]
+    words += ["--random-input-len", f"{demand.prompts.mean():.0f}"]
+    words += ["--random-output-len", f"{demand.answers.mean():.0f}", "--ignore-eos"]
+    words += ["--num-prompts", str(len(demand.prompts))]
+    if demand.arrivals_s is None:
+        words += ["--max-concurrency", str(demand.concurrency)]
+    else:
+        span = float(demand.arrivals_s.max()) or 1.0
+        words += ["--request-rate", f"{len(demand.prompts) / span:.6g}"]
+    words += ["--percentile-metrics", "ttft,tpot,e2el", "--metric-percentiles", "10,50,90,99"]
+    apart = f", {prefill} copies for prompts" if prefill else ""
+    return f"{shlex.join(words)}  # against {placed.stack.name} on {placed.system.name}{apart}"
 
 
 def disaggregated(text: str) -> tuple[int, int]:
@@ -176,59 +233,35 @@ def disaggregated(text: str) -> tuple[int, int]:
     return int(left), int(right)
 
 
-def chances(text: str) -> tuple[float, ...]:
-    """ "0.3,0.7" as numbers. Raises UsageError for anything else."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{text!r}: expected chances such as 0.3,0.3,0.4") from None
-
-
-def heads(text: str) -> tuple[float, ...]:
-    """Chances of 1, 2, … tokens when each head's guess is taken so often, given that those before
-    it were (DeepSeek-V3, arXiv:2412.19437, 5.4.3: 0.85 to 0.9 for one head)."""
-    taken = chances(text)
-    if not all(0 <= one <= 1 for one in taken):
-        raise UsageError(f"--mtp {text!r}: acceptances lie between 0 and 1")
-    so_far, made = 1.0, list[float]()
-    for one in taken:
-        made.append(so_far * (1 - one))
-        so_far *= one
-    return (*made, so_far)
-
-
-def show(document: dict[str, Any]) -> None:
-    """The result for people: percentiles, throughput, and how full the server was."""
+def show(document: Mapping[str, Any]) -> None:
+    """The result for people: percentiles and rates with intervals, and how full the server was."""
+    found, apart = document["estimates"], document["prefill_copies"]
     rows = [
-        (name, *(scaled(value, "s") if value is not None else "–" for value in each.values()))
-        for name, each in (
-            ("time to first token", document["ttft_s"]),
-            ("time per token", document["tpot_s"]),
-            ("whole request", document["e2e_s"]),
-        )
+        (label, *(quantity(found.get(f"{key}.{name}"), "s") for name in PERCENTILES))
+        for key, label in TIMES
     ]
-    apart = document["prefill_copies"]
     copies = f"{document['copies']} x {document['shards']}"
     copies = f"{apart} + {copies} (prompts apart)" if apart else copies
     title = f"{document['model']} on {document['system']}: {copies}, {document['precision']}"
-    console.print(table(title, ("", "mean", "p50", "p90", "p99"), rows, right=(1, 2, 3, 4)))
-    good, cache, lines = document["goodput"], document["cache"], document["timeline"]
+    heads = ("", "p10", "median", "p90", "p99")
+    console.print(table(title, heads, rows, right=(1, 2, 3, 4)))
+    rates = [(label, quantity(found[key], "")) for key, label in RATES if key in found]
+    console.print(table("", ("", "mean"), rates, right=(1,)))
+    good, seen = document["goodput"], document["timeline"]
     console.print(
         f"{document['requests']} requests in {scaled(document['served_in_s'], 's')} of simulated "
-        f"time: {document['tok_s']:.0f} tok/s, {document['tok_s'] / document['chips']:.0f} a chip"
+        f"time; {good['share']:.1%} had their first token in {scaled(good['slo_ttft_s'], 's')} and "
+        f"others every {scaled(good['slo_tpot_s'], 's')}"
     )
-    console.print(
-        f"goodput {good['requests_s']:.2f} requests/s: {good['share']:.0%} had their first token "
-        f"in {scaled(good['slo_ttft_s'], 's')} and others every {scaled(good['slo_tpot_s'], 's')}"
-    )
-    console.print(f"KV cache at most {cache['peak_share']:.0%} full")
     for name in ("waiting", "streaming"):
-        console.print(f"{name:<10} {spark(lines[name])} at most {max(lines[name])}")
+        console.print(f"{name:<10} {spark(seen[name])} at most {max(seen[name])}")
     console.print(
         f"simulated, not run: {document['stack']}'s scheduler on a virtual clock, "
-        f"{document['steps']} steps in {scaled(document['simulated_in_s'], 's')}",
+        f"{document['steps']} steps in {scaled(document['simulated_in_s'], 's')}; "
+        "below each figure its 80 % interval",
         style="dim",
     )
+    console.print(f"falsify: {found['ttft_s']['falsify']}", style="dim", soft_wrap=True)
 
 
 def spark(values: list[float], width: int = 60) -> str:
@@ -238,22 +271,43 @@ def spark(values: list[float], width: int = 60) -> str:
     return "".join(BARS[round(float(part) / most * (len(BARS) - 1))] for part in parts)
 
 
-def _page(title: str, document: dict[str, Any]) -> str:
-    lines = document["timeline"]
+def _page(title: str, document: Mapping[str, Any], served: Served) -> str:
+    """Distributions of the three times, and the server over time."""
+    limits = {
+        "ttft_s": document["goodput"]["slo_ttft_s"],
+        "tpot_s": document["goodput"]["slo_tpot_s"],
+    }
     charts = [
-        curve(
-            [
-                (f"{t:.3g} s", value, f"{t:.3g} s: {value:g} {unit}")
-                for t, value in zip(lines["at_s"], lines[key], strict=True)
-            ],
-            title=f"{title}: {name}",
-            unit=unit,
+        lines(
+            [("", *shares(values))],
+            title=f"{label}: share of requests",
+            x="seconds",
+            y="share",
+            limit=limits.get(key),
         )
-        for key, name, unit in (
-            ("waiting", "requests that wait for their first token", "requests"),
-            ("streaming", "requests whose answers stream", "requests"),
-            ("cache_tokens", "KV cache", "tokens"),
+        for key, label in TIMES
+        if len(values := _times(served)[key])
+    ]
+    seen = document["timeline"]
+    charts += [
+        lines([(key, seen["at_s"], seen[key]) for key in keys], title=name, x="seconds", y=unit)
+        for keys, name, unit in (
+            (("waiting", "streaming"), "requests in flight", "requests"),
+            (("cache_tokens",), "KV cache in use, all copies", "tokens"),
         )
     ]
-    body = "".join(f"<p>{chart}</p>" for chart in charts)
-    return f"<!doctype html><meta charset=utf-8><title>{title}</title>{body}"
+    said = "".join(
+        f"<tr><td>{escape(key)}</td><td>{one['value']:.4g}</td>"
+        f"<td>{one['low']:.4g} – {one['high']:.4g}</td></tr>"
+        for key, one in document["estimates"].items()
+    )
+    head = document["estimates"]["ttft_s"]
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        f"<title>{escape(title)}</title><style>body {{ font: 15px/1.5 system-ui, sans-serif; "
+        "margin: 2rem auto; max-width: 1180px } td { padding: 0 1rem }</style>"
+        f"<h1>{escape(title)}, simulated</h1><p>{escape(head['provenance'])}. Dashed: the limits "
+        f"of goodput.</p>{''.join(charts)}<h2>Figures and their 80 % intervals</h2>"
+        f"<table>{said}</table><p>To prove it wrong: <code>{escape(head['falsify'])}</code></p>"
+        "</html>"
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anychip.core import (
-    Estimate,
+    ChipSpec,
     LanguageModel,
     Precision,
     Registry,
@@ -23,9 +23,9 @@ from anychip.core import (
 )
 from anychip.mapper.pace import Pace, pace
 from anychip.mapper.search import Question, search
-from anychip.mapper.serving import Served, Stack
-from anychip.mapper.stacks import STACKS, TUNED, serving_error
-from anychip.mapper.surface import Surfaces
+from anychip.mapper.serving import Stack
+from anychip.mapper.stacks import ALSO, STACKS, TUNED
+from anychip.mapper.surface import Surface, Surfaces
 from anychip.mapper.traffic import Fleet
 from anychip.mapper.workload import Workload
 from anychip.twin import Shards, machine
@@ -41,7 +41,9 @@ class Deployment:
 
     model: LanguageModel
     chip: str
+    spec: ChipSpec
     system: SystemSpec
+    surface: Surface
     shards: Shards
     precision: Precision
     stack: Stack
@@ -64,7 +66,7 @@ class Deployment:
         if copies < 1:
             raise UsageError(f"{copies} copies: at least one is needed")
         if draft_share is not None and accepted is None:
-            raise UsageError("a draft costs nothing without accepted guesses: give --speculate")
+            raise UsageError("a draft costs nothing without accepted guesses: give --accept")
         share = 1 / self.model.facts.layers if draft_share is None else draft_share
         return Fleet(
             pace=self.pace,
@@ -76,29 +78,6 @@ class Deployment:
             accepted=accepted,
             draft_share=share if accepted else 0.0,
         )
-
-    def estimates(self, served: Served, chips: int) -> dict[str, Any]:
-        """What validate judges servers by, each with its 80 % interval; times per token are left
-        out where no answer has two."""
-        values = {
-            "ttft_s": float(served.ttft_s.mean()),
-            "tpot_s": float(served.tpot_s.mean()) if len(served.tpot_s) else math.nan,
-            "chip_tok_s": served.tok_s / chips,
-        }
-        wide = {name: math.exp(serving_error(self.stack, name)) for name in values}
-        return {
-            name: Estimate(
-                value=value,
-                low=value / wide[name],
-                high=value * wide[name],
-                kind="simulated",
-                provenance=f"simulated server ({self.stack.name}) on {self.system.name}; interval "
-                "from published serving points of systems left out, tools/calibrate.py",
-                falsify=f"anychip validate --chip {self.chip} --rows",
-            ).to_json()
-            for name, value in values.items()
-            if value == value
-        }
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -162,15 +141,18 @@ def deploy(
     if chosen.cache and chosen.cache != held.cache:
         held = replace(held, name=f"{held.name}, {chosen.cache} cache", cache=chosen.cache)
     link = one.link or one.scale_out
+    surface = surfaces.at(model, held, 1)
     return Deployment(
         model=model,
         chip=chip,
+        spec=spec,
         system=system,
+        surface=surface,
         shards=shards,
         precision=held,
         stack=chosen,
         pace=pace(
-            surfaces.at(model, held, 1),
+            surface,
             one,
             shards,
             step_tokens=chosen.step_tokens,
@@ -198,9 +180,9 @@ def _systems(target: str, registry: Registry) -> tuple[str, tuple[SystemSpec, ..
 
 def _stack(name: str, step_tokens: int | None, sequences: int | None) -> Stack:
     known = {TUNED.name: TUNED, **STACKS}
-    if name not in known:
-        raise unknown("serving stack", name, list(known))
-    made = known[name]
+    if ALSO.get(name, name) not in known:
+        raise unknown("serving stack", name, [*known, *ALSO])
+    made = known[ALSO.get(name, name)]
     for what, value in (("--chunk", step_tokens), ("--sequences", sequences)):
         if value is not None and value < 1:
             raise UsageError(f"{what} {value} must be at least 1")

@@ -105,7 +105,7 @@ class _Halves:
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.places = max(1, stack.sequences - stack.reserved)
         self.now = self.busy = self.door_s = 0.0
-        self.serial = self.steps = self.coming = 0
+        self.serial = self.steps = self.coming = self.decoded = 0
         self._check_room()
 
     def run(self) -> Served:
@@ -133,6 +133,8 @@ class _Halves:
             tokens=np.array(self.answers),
             steps=self.steps,
             busy_s=self.busy,
+            decode_steps=sum(one.turn for one in self.decodes),
+            decoded=self.decoded,
         )
 
     def _check_room(self) -> None:
@@ -286,6 +288,7 @@ class _Halves:
         backlog = max(one.out_s - one.since, 0.0)
         one.out_s = one.since + max(backlog + many * each, seconds + each)
         one.turn += many
+        self.decoded += count * many
         one.context += count * self.guessing.given * many
         while one.ends and one.ends[0][0] <= one.turn:
             _, id = heapq.heappop(one.ends)

@@ -90,7 +90,8 @@ def closed(prompt: int, answer: int, concurrency: int, requests: int) -> Demand:
 class Served:
     """When each request came, gave its first token, and ended (seconds); `tokens` of its answer.
 
-    `steps` counts steps; `busy_s` is the time some step was running.
+    `steps` counts steps; `busy_s` is the time some step was running. `decode_steps` are those that
+    gave tokens of answers beyond the first, `decoded` the sequences in them, added up.
     """
 
     arrived_s: np.ndarray
@@ -99,6 +100,8 @@ class Served:
     tokens: np.ndarray
     steps: int
     busy_s: float
+    decode_steps: int = 0
+    decoded: int = 0
 
     @property
     def ttft_s(self) -> np.ndarray:
@@ -216,7 +219,7 @@ class _Server:
         self.prompting: deque[list[int]] = deque()  # [request, tokens done]
         self.decoding: list[tuple[int, int]] = []  # heap of (step at which it ends, request)
         self.now = self.busy = self.context = self.held = 0.0
-        self.turn = self.steps = self.done = 0
+        self.turn = self.steps = self.done = self.decoded = 0
 
     def run(self) -> Served:
         for _ in range(min(self.users, len(self.prompts))):
@@ -238,6 +241,8 @@ class _Server:
             tokens=np.array(self.answers),
             steps=self.steps,
             busy_s=self.busy,
+            decode_steps=self.turn,
+            decoded=self.decoded,
         )
 
     def _arrive(self, when: float) -> None:
@@ -317,6 +322,7 @@ class _Server:
         )
         if decodes:
             self.turn += 1
+            self.decoded += decodes
             self.context += decodes * self.per_step
             self._finish()
         for size, _ in chunks:
@@ -350,6 +356,7 @@ class _Server:
         seconds = many * (self._step_s(count, middle) + host)
         self._pass(seconds, many, count * self.per_step)
         self.turn += many
+        self.decoded += count * many
         self.context += count * self.per_step * many
         self._finish()
 

@@ -64,6 +64,9 @@ TUNED = Stack(name="tuned", sequences=2048, host_s=0.7e-3, token_s=1e-5)
 """A stack tuned for one benchmark (MLPerf's closed division, vendors' own throughput tables):
 TensorRT-LLM's host, with prompts cut to fill steps and answers handed out in batches."""
 
+ALSO = {"tensorrt-llm": "trtllm"}
+"""Other names of stacks."""
+
 SERVING_ERROR = {
     "ttft_s": 0.5,
     "tpot_s": 0.15,

@@ -7,6 +7,7 @@ the model, and sums up what users saw. The steps themselves are `mapper/serving.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,49 +19,81 @@ from anychip.mapper.disaggregate import Split, serve_apart
 from anychip.mapper.pace import Pace
 from anychip.mapper.serving import Demand, Served, Stack, guessing, serve
 
-COLUMNS = ("arrival_s", "prompt", "answer")
+COLUMNS = (("arrival_s", "arrival"), ("prompt",), ("generate", "answer"))
+"""Of a trace, each with its other name: seconds, and tokens."""
 
 
 def traffic(
     requests: int,
-    prompt: int,
-    answer: int,
+    prompt: int | str,
+    answer: int | str,
     *,
     rate: float | None = None,
     concurrency: int | None = None,
     spread: float = 0.1,
     seed: int = 0,
 ) -> Demand:
-    """`requests` of about `prompt` and `answer` tokens, lengths even within `spread` of them.
+    """`requests` of about `prompt` and `answer` tokens, each as `lengths` has them.
 
     Either `rate` a second, arriving by a Poisson process, or from `concurrency` users who each wait
     for their answer. The same seed gives the same demand.
     """
     if (rate is None) == (concurrency is None):
         raise UsageError("give a rate or a concurrency, one of the two")
-    if rate is not None and not rate > 0:
+    if rate is not None and not 0 < rate < math.inf:
         raise UsageError(f"a rate of {rate} requests a second must be above 0")
     if requests < 1 or not 0 <= spread < 1:
         raise UsageError(f"{requests} requests and spread {spread}: need 1 or more, and 0 to 1")
     random = np.random.default_rng(seed)
-    sizes = [
-        np.maximum(1, np.rint(mean * (1 + spread * (2 * random.random(requests) - 1)))).astype(int)
-        for mean in (prompt, answer)
-    ]
+    sizes = [lengths(str(said), requests, random, spread) for said in (prompt, answer)]
     arrivals = None if rate is None else np.cumsum(random.exponential(1 / rate, requests))
     return Demand(
         prompts=sizes[0], answers=sizes[1], arrivals_s=arrivals, concurrency=concurrency or 0
     )
 
 
+def lengths(text: str, count: int, random: np.random.Generator, spread: float = 0.0) -> np.ndarray:
+    """`count` lengths of at least one token: "1024" is even within `spread` of it, "uniform:A,B"
+    even from A to B, "normal:MEAN,DEVIATION", "lognormal:MEAN,SIGMA" (of the logarithm, which is
+    what prompts of chats look like), "exponential:MEAN"."""
+    kind, colon, rest = text.partition(":")
+    try:
+        numbers = [float(part) for part in (rest if colon else kind).split(",")]
+        if any(not 0 <= n < math.inf for n in numbers) or numbers[0] < 1:
+            raise ValueError
+        match (kind if colon else "", numbers):
+            case "", [mean]:
+                drawn = mean * (1 + spread * (2 * random.random(count) - 1))
+            case "uniform", [low, high] if low <= high:
+                drawn = random.uniform(low, high, count)
+            case "normal", [mean, deviation]:
+                drawn = random.normal(mean, deviation, count)
+            case "lognormal", [mean, sigma]:
+                drawn = random.lognormal(math.log(mean) - sigma * sigma / 2, sigma, count)
+            case "exponential", [mean]:
+                drawn = random.exponential(mean, count)
+            case _:
+                raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"length {text!r}: expected tokens such as 1024, uniform:100,2000, normal:500,100, "
+            "lognormal:1000,0.8 or exponential:300"
+        ) from None
+    return np.maximum(1, np.rint(drawn)).astype(int)
+
+
 def read_trace(path: Path) -> Demand:
-    """Requests of a CSV file with columns arrival_s, prompt and answer (tokens), in any order."""
+    """Requests of a CSV file with columns arrival, prompt and generate (seconds, tokens), in any
+    order."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             lines = csv.DictReader(file)
-            if not set(COLUMNS) <= set(lines.fieldnames or ()):
-                raise InputError(f"expected columns {COLUMNS}", path=str(path), field="header")
-            rows = [[float(row[name]) for name in COLUMNS] for row in lines]
+            have = set(lines.fieldnames or ())
+            names = [next((n for n in either if n in have), "") for either in COLUMNS]
+            if not all(names):
+                wanted = ", ".join(" or ".join(either) for either in COLUMNS)
+                raise InputError(f"expected columns {wanted}", path=str(path), field="header")
+            rows = [[float(row[name]) for name in names] for row in lines]
     except FileNotFoundError:
         raise InputError("no such file", path=str(path)) from None
     except (TypeError, ValueError) as error:
@@ -68,6 +101,8 @@ def read_trace(path: Path) -> Demand:
     if not rows:
         raise InputError("no requests", path=str(path))
     when, prompts, answers = np.array(sorted(rows)).T
+    if not np.isfinite(when).all() or min(prompts.min(), answers.min()) < 1:
+        raise InputError("expected finite times and at least a token each", path=str(path))
     return Demand(
         prompts=prompts.astype(int), answers=answers.astype(int), arrivals_s=when - when[0]
     )
@@ -138,6 +173,8 @@ def _merged(parts: Sequence[Served]) -> Served:
         tokens=_woven([one.tokens for one in parts]),
         steps=sum(one.steps for one in parts),
         busy_s=sum(one.busy_s for one in parts),
+        decode_steps=sum(one.decode_steps for one in parts),
+        decoded=sum(one.decoded for one in parts),
     )
 
 

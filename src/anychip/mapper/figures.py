@@ -1,0 +1,205 @@
+"""What a simulated server amounts to: percentiles, throughput, goodput, energy and money, each an
+Estimate with its interval and the command that could prove it wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from anychip.core import Estimate
+from anychip.mapper.deployment import Deployment
+from anychip.mapper.economics import price, usd_per_mtok
+from anychip.mapper.pace import FAR, NEAR, PROMPTS
+from anychip.mapper.search import UNTIMED
+from anychip.mapper.serving import Demand, Served
+from anychip.mapper.stacks import serving_error
+from anychip.mapper.traffic import Fleet, goodput, timeline
+from anychip.twin import (
+    Spread,
+    facts_of,
+    joules_by_source,
+    machine,
+    own_error,
+    place,
+    share,
+    spreads,
+    step_cost,
+)
+
+PERCENTILES = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
+TIMES = ("ttft_s", "tpot_s", "e2e_s")
+_KINDS = {"e2e_s": "latency_s", "requests_s": "chip_tok_s", "tok_s": "chip_tok_s"}
+"""Figures whose error is that of another published quantity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """A request counts as goodput when both are met."""
+
+    ttft_s: float
+    tpot_s: float
+
+
+def figures(
+    placed: Deployment, fleet: Fleet, demand: Demand, served: Served, limits: Limits, falsify: str
+) -> dict[str, Estimate]:
+    """By name: `ttft_s` and its like are means, `ttft_s.p90` percentiles; rates are of all copies
+    but for `chip_tok_s` and `user_tok_s`. What the chip's spec or the run does not tell is left
+    out: times per token of answers of one token, energy without power figures, dollars without a
+    price."""
+    chips = placed.chips * (fleet.copies + fleet.prefill)
+    made = _Made(placed, falsify)
+    times = {
+        "ttft_s": served.ttft_s,
+        "tpot_s": served.tpot_s,
+        "e2e_s": served.ended_s - served.arrived_s,
+    }
+    for name, values in times.items():
+        if len(values):
+            made.add(name, float(values.mean()))
+            for label, share_ in PERCENTILES.items():
+                made.add(f"{name}.{label}", float(np.percentile(values, share_)))
+    span = float(served.ended_s.max() - served.arrived_s.min())
+    if len(served.tpot_s) and served.tpot_s.mean() > 0:
+        made.add("user_tok_s", 1.0 / float(served.tpot_s.mean()))
+    made.add("tok_s", served.tok_s)
+    made.add("chip_tok_s", served.tok_s / chips)
+    made.add("requests_s", len(demand.prompts) / span)
+    made.within("goodput_requests_s", *_goodputs(served, limits, made))
+    if served.decode_steps:
+        most = min(fleet.stack.sequences, len(demand.prompts))
+        made.add("mean_batch", served.decoded / served.decode_steps, kind="latency_s", most=most)
+    room = fleet.pace.cache_tokens * fleet.copies
+    if np.isfinite(room):
+        peak = timeline(served, demand.prompts).cache_tokens.max() / room
+        made.add("cache_peak_share", float(peak), kind="latency_s", most=max(1.0, float(peak)))
+    _energy_and_money(made, placed, fleet, demand, served)
+    return made.estimates
+
+
+class _Made:
+    """Estimates under way: the interval of each is how far published figures of its kind were."""
+
+    def __init__(self, placed: Deployment, falsify: str) -> None:
+        self.estimates: dict[str, Estimate] = {}
+        self.falsify = falsify
+        self.spec, self.stack = placed.spec, placed.stack
+        copy = f"{placed.chips} {placed.chip} a copy, {placed.system.name}"
+        self.start = f"simulated on a virtual clock: {placed.stack.name}'s scheduler, {copy}"
+
+    def error(self, kind: str) -> float:
+        """Half-width (a logarithm): of servers where it is known, or of the chip's family if its
+        step times are less certain than that."""
+        return max(serving_error(self.stack, kind), own_error(self.spec.family, [kind])[kind])
+
+    def add(self, name: str, value: float, *, kind: str = "", most: float = math.inf) -> None:
+        first = name.partition(".")[0]
+        half = self.error(kind or _KINDS.get(first, first))
+        ends = (value * math.exp(-half), min(value * math.exp(half), most))
+        self.within(name, value, *ends)
+
+    def within(self, name: str, value: float, low: float, high: float, why: str = "") -> None:
+        why = why or "published serving points of systems left out, tools/calibrate.py"
+        self.estimates[name] = Estimate(
+            value=value,
+            low=min(low, value),
+            high=max(high, value),
+            kind="simulated",
+            provenance=f"{self.start}; interval from {why}",
+            falsify=self.falsify,
+        )
+
+
+def _goodputs(served: Served, limits: Limits, made: _Made) -> tuple[float, float, float]:
+    """Requests a second within the limits; at the ends, as if all times were at theirs."""
+    ttft, tpot = (math.exp(made.error(kind)) for kind in ("ttft_s", "tpot_s"))
+    return (
+        goodput(served, limits.ttft_s, limits.tpot_s)[0],
+        goodput(served, limits.ttft_s / ttft, limits.tpot_s / tpot)[0],
+        goodput(served, limits.ttft_s * ttft, limits.tpot_s * tpot)[0],
+    )
+
+
+def _energy_and_money(
+    made: _Made, placed: Deployment, fleet: Fleet, demand: Demand, served: Served
+) -> None:
+    chips = placed.chips * (fleet.copies + fleet.prefill)
+    rate = made.error("chip_tok_s")
+    factors = (math.exp(-rate), math.exp(rate))
+    facts = {
+        key: fact
+        for key, fact in facts_of(placed.spec, placed.system).items()
+        if key.endswith(UNTIMED) and not key.endswith(("usd", "usd_per_hour"))
+    }
+    spread = spreads(
+        lambda turned: {"j_per_tok": _joules(placed, fleet, demand, served, turned)},
+        facts,
+        {"j_per_tok": 0.0},
+    ).get("j_per_tok")
+    joules = _joules(placed, fleet, demand, served, {})
+    if joules is not None and spread is not None:
+        spread = spread.also("the server's rate", *factors)
+        made.within("j_per_tok", joules, *_ends(joules, spread), _named(spread))
+        watts = joules * served.tok_s
+        made.within("wall_w", watts, *_ends(watts, spread), _named(spread))
+    hour = price(placed.spec, placed.system)
+    if hour is not None:
+        usd = usd_per_mtok(hour.value, served.tok_s / chips, joules, owned=hour.owned)
+        of = Spread(down=0.0, up=0.0, drivers=()).also("the server's rate", *factors)
+        of = of.also("the price", hour.low / hour.value, hour.high / hour.value)
+        made.within("usd_per_mtok", usd, *_ends(usd, of), f"{_named(of)}; {hour.source}")
+
+
+def _ends(value: float, spread: Spread) -> tuple[float, float]:
+    return value * math.exp(-spread.down), value * math.exp(spread.up)
+
+
+def _named(spread: Spread) -> str:
+    return ", ".join(f"{name} ({part:.0%})" for name, part in spread.drivers[:4])
+
+
+def _joules(
+    placed: Deployment,
+    fleet: Fleet,
+    demand: Demand,
+    served: Served,
+    turned: Mapping[str, float],
+) -> float | None:
+    """Joules at the wall for a token of an answer: of its decode steps at their mean batch and
+    context, of the prompts, and of the time that all copies stand there."""
+    one = machine(placed.spec, placed.system, turned)
+    surface, longest = placed.surface, placed.model.facts.context
+    near = min(NEAR, longest // 4)
+    at = place(share(surface.decode(1, near), placed.shards), one)
+    span = float(served.ended_s.max() - served.arrived_s.min()) * fleet.copies
+    total, tokens = 0.0, float(served.tokens.sum())
+    length = float(demand.prompts.mean())
+    known = min(PROMPTS, key=lambda size: abs(size - length))
+    known = min(known, longest)
+    # A part of the prompts read off; attention within them is off by the ratio of the lengths.
+    prompt = surface.prefill(length / known, known)
+    filled = step_cost(prompt, one, placed.shards, at)
+    prompts_s = min(filled.seconds * len(demand.prompts), 0.99 * span)
+    if fleet.prefill:
+        prompts_s = span / fleet.copies * fleet.prefill
+    elif not served.decode_steps:
+        prompts_s = span
+    parts = joules_by_source(prompt, one, filled, prompts_s, len(demand.prompts))
+    if parts is None or (fleet.prefill and not served.decode_steps):
+        return None
+    total += sum(parts.values())
+    if served.decode_steps:
+        context = length + float(served.tokens.mean()) / 2
+        far = min(FAR, longest)
+        batch = served.decoded / served.decode_steps
+        table = surface.decode(batch, near).blend(
+            surface.decode(batch, far), (context - near) / (far - near)
+        )
+        cost = step_cost(table, one, placed.shards, at)
+        rest_s = span if fleet.prefill else span - prompts_s
+        parts = joules_by_source(table, one, cost, rest_s, served.decode_steps)
+        total += sum((parts or {}).values())
+    return total / tokens
