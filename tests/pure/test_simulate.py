@@ -67,8 +67,29 @@ def test_what_cannot_be_simulated_says_what_could(registry, model):
         deploy(model, "dgx-h100", registry, PRECISIONS, longest=64, tensor=64)
     with pytest.raises(UsageError, match="serving stack"):
         deploy(model, "h100", registry, PRECISIONS, longest=64, stack="vlmm")
-    with pytest.raises(UnsupportedError, match="pipeline"):
-        deploy(catalogue.model("llama-2-7b"), "groq-lpu", registry, PRECISIONS, longest=64)
+    with pytest.raises(UsageError, match="no more stages"):
+        deploy(model, "dgx-h100", registry, PRECISIONS, longest=64, pipeline=8000)
+    with pytest.raises(UnsupportedError, match="only 8 of a node"):
+        deploy(model, "groq-lpu", registry, PRECISIONS, longest=64, tensor=16)
+
+
+def test_a_pipeline_has_a_batch_a_stage_in_flight(registry, model):
+    """Four stages answer four times as many users in little more than the time of one."""
+    made = deploy(model, "h100", registry, PRECISIONS, longest=512, precision="bf16", pipeline=4)
+    assert (made.chips, made.fleet().lanes) == (4, 4)
+    one, four = (
+        run(made.fleet(), traffic(40 * n, 200, 50, concurrency=n, spread=0.0)) for n in (1, 4)
+    )
+    assert four.tok_s == pytest.approx(4 * one.tok_s, rel=0.02)
+    many = run(made.fleet(), traffic(640, 200, 50, concurrency=64, spread=0.0))
+    assert four.tok_s < many.tok_s < 64 * one.tok_s
+
+
+def test_a_model_over_many_lpus_is_served(registry):
+    made = deploy(catalogue.model("llama-2-7b"), "groq-lpu", registry, PRECISIONS, longest=512)
+    assert made.shards.pipeline > 1
+    served = run(made.fleet(), traffic(30, 100, 20, concurrency=3))
+    assert (served.ended_s > served.first_s).all()
 
 
 @pytest.mark.parametrize("text", ["3", "0:1", "a:b", "1:2:3"])

@@ -10,6 +10,7 @@ from anychip.core import InputError, discover
 from anychip.frontends.llm import PRECISIONS, catalogue
 from anychip.twin.machine import OVERLAP
 from anychip.validate import SHIPPED, Predictor, Published, read, validate
+from anychip.validate.energy import left_out
 from anychip.validate.ops import op_seconds
 from anychip.validate.predict import METRICS as METRICS_OF_ROWS
 from anychip.validate.units import UNITS
@@ -117,6 +118,37 @@ def test_the_last_label_of_an_axis_lies_within_the_picture():
     )
     assert "100000</text>" in page
     assert centre + 6 * 7.5 / 2 <= width  # digits of 12 px text are under 7.5 px wide
+
+
+def test_energy_is_judged_on_models_left_out_of_its_fit():
+    """Power 100 + 800 x share: at 0.6 the truth of two models, 0.7 that of a third."""
+
+    def line(name, metric, share, divided=1.0):
+        return (
+            f"{name}:{metric}",
+            name,
+            metric,
+            (100 + 800 * share) / divided,
+            lambda at: (100 + 800 * at) / divided,
+        )
+
+    power = "system_wall_power"
+    rows = [line("a", power, 0.6), line("b", power, 0.6), line("c", power, 0.7)]
+    rows.append(line("c", "energy_per_output_token", 0.7, 50))
+    found = left_out(rows)
+    assert found["share_without"]["c"] == pytest.approx(0.6)
+    off = {one["id"]: one["error"] for one in found["rows"]}
+    assert off[f"c:{power}"] == off["c:energy_per_output_token"] == pytest.approx(580 / 660 - 1)
+    assert found["metrics"][power]["n"] == 3
+    assert left_out(rows[:1]) is None
+
+
+def test_measured_servers_draw_what_is_predicted(predictor):
+    rows = [row for row in read(SHIPPED[0]) if row.id in ("EN05w", "EN05j", "EN09w")]
+    report = validate(rows, predictor)
+    assert all(abs(one.error) < 0.2 for one in report.rows), [one.error for one in report.rows]
+    left = report.to_json()["energy_left_out"]
+    assert left["metrics"]["system_wall_power"]["max_abs_error"] < 0.2
 
 
 def test_serving_points_stand_beside_a_roofline_and_other_rows_do_not(tmp_path, predictor):

@@ -75,6 +75,9 @@ def simulate(
     chunk: Annotated[int | None, typer.Option(help="Most tokens in a step.")] = None,
     sequences: Annotated[int | None, typer.Option(help="Most answers in flight a copy.")] = None,
     tensor: Annotated[int | None, typer.Option(help="Chips that share one copy.")] = None,
+    pipeline: Annotated[
+        int | None, typer.Option(help="Stages of a copy, one after another.")
+    ] = None,
     copies: Annotated[int, typer.Option(help="Copies of the model.")] = 1,
     precision: Annotated[str, typer.Option(help="auto, or bf16, fp8, …")] = "auto",
     accept: Annotated[
@@ -132,6 +135,7 @@ def simulate(
             longest=longest,
             precision=precision,
             tensor=tensor,
+            pipeline=pipeline,
             stack=stack,
             step_tokens=chunk,
             sequences=sequences,

@@ -86,6 +86,7 @@ def _print_summary(document: Mapping[str, Any]) -> None:
     names = ("family", "metric", "rows", "median |error|", "90th pct.", "bias", "in interval")
     console.print(table("Predicted against published", names, shown, right=(2, 3, 4, 5, 6)))
     _print_baseline(document["summary"])
+    _print_energy(document["energy_left_out"])
     reasons: dict[str, int] = {}
     for one in document["not_expressible"]:
         reasons[one["why"]] = reasons.get(one["why"], 0) + 1
@@ -115,6 +116,18 @@ def _print_baseline(summary: Sequence[Mapping[str, Any]]) -> None:
     heads = ("family", "metric", "rows", "twin", "roofline", "twin, 90th", "roofline, 90th")
     title = "Beside a five-parameter roofline, on the same serving points"
     console.print(table(title, heads, shown, right=(2, 3, 4, 5, 6)))
+
+
+def _print_energy(found: Mapping[str, Any] | None) -> None:
+    """How far energy is off where a model was left out of its fit."""
+    if found is None:
+        return
+    for metric, one in found["metrics"].items():
+        console.print(
+            f"{metric} with each of {len(found['share_without'])} models left out of the fit: "
+            f"median {one['median_abs_error']:.0%}, worst {one['max_abs_error']:.0%} "
+            f"({one['n']} rows)"
+        )
 
 
 def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:

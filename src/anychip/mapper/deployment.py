@@ -73,6 +73,7 @@ class Deployment:
             stack=self.stack,
             copies=copies,
             prefill=prefill,
+            lanes=self.shards.pipeline,
             handover_s=HANDOVER_S,
             handover_bytes_per_s=self.link_bytes_per_s,
             accepted=accepted,
@@ -100,6 +101,7 @@ def deploy(
     longest: int,
     precision: str = "auto",
     tensor: int | None = None,
+    pipeline: int | None = None,
     stack: str = "tuned",
     step_tokens: int | None = None,
     sequences: int | None = None,
@@ -107,17 +109,20 @@ def deploy(
     """A copy of the model for requests of up to `longest` tokens on `target`, a system or a chip,
     with or without `:twin`.
 
-    Raises UnsupportedError where the model does not fit, or only as a pipeline: stages with several
-    batches in flight are not simulated.
+    Raises UnsupportedError where the model does not fit.
     """
     chip, systems = _systems(target, registry)
     spec = registry.chip(chip).spec
-    if tensor is not None:
+    asked = None
+    if tensor is not None or pipeline is not None:
+        asked = Shards(1 if tensor is None else tensor, 1 if pipeline is None else pipeline)
+        if asked.pipeline > model.facts.layers:
+            raise UsageError(f"{model.name} has {model.facts.layers} layers, and no more stages")
         systems = tuple(
-            replace(one, counts=(tensor,)) for one in systems if tensor <= one.counts[-1]
+            replace(one, counts=(asked.chips,)) for one in systems if asked.chips <= one.counts[-1]
         )
         if not systems:
-            raise UsageError(f"{target} has fewer than {tensor} chips")
+            raise UsageError(f"{target} has fewer than {asked.chips} chips")
     surfaces = Surfaces()
     question = Question(
         model=model,
@@ -128,13 +133,13 @@ def deploy(
     )
     found = search(question, spec, systems)
     shards, system = found.option.shards, found.option.system
-    if tensor is not None or shards.pipeline > 1:
-        shards = Shards(tensor or shards.chips)
+    shards = asked or shards
     one = machine(spec, system)
-    if shards.tensor > one.about.get("node_chips_count", shards.tensor):
+    nodes = one.about.get("node_chips_count", shards.tensor)
+    if shards.tensor > nodes:
         raise UnsupportedError(
-            f"{model.name} takes {shards.chips} {chip} as a pipeline over nodes, and a pipeline "
-            "with several batches in flight is not simulated; anychip compare has its estimate"
+            f"no deployment of {chip} is known in which {shards.tensor} chips share each layer, "
+            f"only {nodes:.0f} of a node: leave --tensor out"
         )
     chosen = _stack(stack, step_tokens, sequences)
     held = found.plan.pieces[0].precision

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from anychip.mapper.surface import Surface
-from anychip.twin import Machine, Placement, Shards, place, share, step_cost
+from anychip.twin import Machine, Placement, Shards, Table, place, share, step_cost
 
 NEAR, FAR = 256, 4096
 """Contexts (tokens) between which decode attention is read off, where the model reaches as far."""
@@ -87,14 +87,22 @@ def _at(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 def pace(
     surface: Surface, machine: Machine, shards: Shards, *, step_tokens: int, sequences: int
 ) -> Pace:
-    """The Pace of steps of up to `step_tokens` tokens, of which `sequences` may be decodes."""
+    """The Pace of steps of up to `step_tokens` tokens, of which `sequences` may be decodes.
+
+    Of a pipeline it is the pace of one batch of the several in flight, one a stage: a step ends
+    after all stages, and no sooner than the slowest has served every batch.
+    """
     longest = surface.model.facts.context
     near, far = min(NEAR, longest // 4), min(FAR, longest)
     tokens = _grid(step_tokens + sequences)
     at = place(share(surface.decode(1, near), shards), machine)
 
+    def seconds(table: Table) -> float:
+        cost = step_cost(table, machine, shards, at)
+        return max(cost.seconds, shards.pipeline * cost.stage_s)
+
     def decode(batch: float, context: int) -> float:
-        return step_cost(surface.decode(batch, context), machine, shards, at).seconds
+        return seconds(surface.decode(batch, context))
 
     close = np.array([decode(n, near) for n in tokens])
     distant = np.array([decode(n, far) for n in tokens])
@@ -102,8 +110,7 @@ def pace(
     linear = np.maximum(close - slope * near, 0.0)
     short, long = (min(length, longest) for length in PROMPTS)
     extra = [
-        step_cost(surface.prefill(1, length), machine, shards, at).seconds
-        - float(np.interp(length, tokens, linear))
+        seconds(surface.prefill(1, length)) - float(np.interp(length, tokens, linear))
         for length in (short, long)
     ]
     # extra(n) = prompt_s n + pair_s n^2 / 2

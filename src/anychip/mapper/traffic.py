@@ -112,12 +112,14 @@ def read_trace(path: Path) -> Demand:
 class Fleet:
     """`copies` of a model that serve whole requests. With `prefill` copies beside them, those
     compute prompts only, and hand each cache over at `handover_bytes_per_s` of each chip's link
-    after `handover_s`."""
+    after `handover_s`. A copy that is a pipeline has `lanes` batches in flight, one a stage: each
+    is served as a copy would be, with its part of the cache and of the places."""
 
     pace: Pace
     stack: Stack
     copies: int = 1
     prefill: int = 0
+    lanes: int = 1
     handover_s: float = 0.0
     handover_bytes_per_s: float = np.inf
     accepted: Sequence[float] | None = None
@@ -127,29 +129,34 @@ class Fleet:
 def run(fleet: Fleet, demand: Demand) -> Served:
     """Serve a demand with a fleet; requests go to whole copies in turn, to parted ones as
     mapper/disaggregate.py says."""
+    lanes = fleet.lanes
+    each = replace(fleet.pace, cache_tokens=fleet.pace.cache_tokens / lanes)
+    stack = replace(fleet.stack, sequences=max(1, fleet.stack.sequences // lanes))
     if fleet.prefill:
         split = Split(
-            prefill=fleet.prefill,
-            decode=fleet.copies,
+            prefill=fleet.prefill * lanes,
+            decode=fleet.copies * lanes,
             handover_s=fleet.handover_s,
             handover_bytes_per_s=fleet.handover_bytes_per_s,
         )
         guesses = guessing(fleet.accepted, fleet.draft_share)
-        return serve_apart(fleet.pace, fleet.stack, demand, split, guesses)
+        return serve_apart(each, stack, demand, split, guesses)
+    if demand.arrivals_s is None and demand.concurrency < fleet.copies:
+        raise UsageError(f"{demand.concurrency} users are fewer than {fleet.copies} copies")
     return _merged(
         [
-            serve(fleet.pace, fleet.stack, part, fleet.accepted, fleet.draft_share)
-            for part in _parts(demand, fleet.copies)
+            serve(each, stack, part, fleet.accepted, fleet.draft_share)
+            for part in _parts(demand, fleet.copies * lanes)
         ]
     )
 
 
 def _parts(demand: Demand, copies: int) -> list[Demand]:
     """The demand in turn over copies; users are divided as evenly as they go."""
+    if demand.arrivals_s is None:
+        copies = min(copies, demand.concurrency)
     if copies == 1:
         return [demand]
-    if demand.arrivals_s is None and demand.concurrency < copies:
-        raise UsageError(f"{demand.concurrency} users are fewer than {copies} copies")
     return [
         replace(
             demand,

@@ -25,6 +25,7 @@ from anychip.mapper.pace import Pace, pace
 from anychip.mapper.serving import Demand, Served, Stack, serve
 from anychip.mapper.stacks import STACKS, TUNED, serving_error
 from anychip.twin import Shards, machine
+from anychip.twin.machine import ACTIVE
 from anychip.validate.names import (
     CHIPS,
     DATASETS,
@@ -95,6 +96,8 @@ class Value:
     model: str
     shards: str
     how: str  # "closed form", "serving" or "op"
+    of_active: Callable[[float], float] | None = field(default=None, repr=False, compare=False)
+    """Of energy: the value at another share of power that a busy chip draws whatever it does."""
 
 
 @dataclass(frozen=True)
@@ -260,8 +263,12 @@ class Predictor:
         shards = f"{copies} x tp{chips // copies}"
         if quantity == "j_per_tok":
             one = replace(system, counts=(chips // copies,))
-            joules = self._joules(model, precision, build, spec, one, lengths, number)
+            found, joules = self._joules(model, precision, build, spec, one, lengths, number)
             rate = served.steady_tok_s * copies if row.metric == "system_wall_power" else 1.0
+
+            def of_active(share: float) -> float:
+                return (found.values({ACTIVE: share})["j_per_tok"] or 0.0) * rate
+
             return Value(
                 value=joules.value * rate,
                 low=joules.low * rate,
@@ -271,6 +278,7 @@ class Predictor:
                 model=model.name,
                 shards=shards,
                 how="serving",
+                of_active=of_active,
             )
         values = {
             "ttft_s": float(served.ttft_s.mean()) * 1e3,
@@ -303,7 +311,7 @@ class Predictor:
         system: SystemSpec,
         lengths: Lengths,
         users: int,
-    ) -> Estimate:
+    ) -> tuple[Found, Estimate]:
         """Joules an answer token, of the closed form at the sequences the server holds in the mean:
         caches are on average not full, and the closed form takes each at its longest."""
         users = max(
@@ -320,11 +328,11 @@ class Predictor:
                 surfaces=self.surfaces,
             )
             found = search(question, spec, (system,))
-            self.kept[key] = estimates(found, model)["j_per_tok"]
-        joules = self.kept[key]
+            self.kept[key] = (found, estimates(found, model)["j_per_tok"])
+        found, joules = self.kept[key]
         if not isinstance(joules, Estimate):
             raise Skip(f"{build.chip} has no j_per_tok: its spec lacks a power figure")
-        return joules
+        return found, joules
 
     def stack_of(self, row: Published) -> Stack:
         """The one named as back end, of its version if that is known apart, else one that author or

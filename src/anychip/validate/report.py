@@ -12,6 +12,7 @@ import numpy as np
 
 from anychip.core import Registry
 from anychip.validate.baseline import baseline
+from anychip.validate.energy import left_out
 from anychip.validate.predict import Predictor, Skip, Value
 from anychip.validate.rows import Published
 
@@ -72,7 +73,19 @@ class Report:
             "rows": [one.to_json() for one in self.rows],
             "not_expressible": [{"id": row.id, "why": why} for row, why in self.not_expressible],
             "summary": self.summary(),
+            "energy_left_out": self.energy_left_out(),
         }
+
+    def energy_left_out(self) -> dict[str, Any] | None:
+        """Errors of energy and power with each model left out of their one fit; None where too few
+        rows have any."""
+        return left_out(
+            [
+                (one.row.id, one.value.model, one.row.metric, one.row.value, one.value.of_active)
+                for one in self.rows
+                if one.value.of_active is not None
+            ]
+        )
 
     def summary(self) -> list[dict[str, Any]]:
         """By family and metric: how many, median and 90th-percentile absolute relative error, and
