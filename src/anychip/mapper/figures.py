@@ -141,10 +141,10 @@ def _energy_and_money(
     ).get("j_per_tok")
     joules = _joules(placed, fleet, demand, served, {})
     if joules is not None and spread is not None:
-        spread = spread.also("the server's rate", *factors)
-        made.within("j_per_tok", joules, *_ends(joules, spread), _named(spread))
         watts = joules * served.tok_s
         made.within("wall_w", watts, *_ends(watts, spread), _named(spread))
+        spread = spread.also("the server's rate", *factors)
+        made.within("j_per_tok", joules, *_ends(joules, spread), _named(spread))
     hour = price(placed.spec, placed.system)
     if hour is not None:
         usd = usd_per_mtok(hour.value, served.tok_s / chips, joules, owned=hour.owned)
