@@ -19,12 +19,12 @@ BUDGETS = {
     "twin": 6000,
     "debug": 600,
     "chips": 900,
-    "mapper": 2400,
-    "validate": 1000,
+    "mapper": 2600,
+    "validate": 1100,
     "llm": 2400,
     "testing": 1000,
     "zoo": 500,
-    "cli": 3600,
+    "cli": 3800,
     ".": 500,
 }
 NOISE = {
