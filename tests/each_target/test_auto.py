@@ -153,4 +153,22 @@ def test_bench_times_targets_and_the_runtimes_on_the_file(tmp_path):
     document = json.loads(done.stdout)
     names = [row["name"].partition(" ")[0] for row in document["rows"]]
     assert names == ["cpu:xla", "cpu:onnxruntime", "onnxruntime", "openvino"]
+    assert document["not_compiled"]["torch"] == "PyTorch does not run ONNX files"
     assert all(row["max_error"] == 0 and row["median_s"] > 0 for row in document["rows"])
+
+
+def test_beside_a_torch_file_stands_torch_and_beside_others_a_reason(tmp_path):
+    torch = pytest.importorskip("torch")
+    from anychip.api import load
+    from anychip.cli.bench_peers import peers
+
+    path = tmp_path / "net.pt2"
+    x = torch.randn(2, 4)
+    torch.export.save(torch.export.export(torch.nn.Linear(4, 3).eval(), (x,)), path)
+    module = load(path)
+    found = peers(str(path), module, [x.numpy()])
+    assert ["compile" in name for name in found.makers] == [False, True]
+    eager = next(make for name, make in found.makers.items() if "compile" not in name)()
+    (want,) = discover().target("cpu:xla").compile(module, CompileOptions()).run(x.numpy())
+    np.testing.assert_allclose(eager(x.numpy())[0], np.asarray(want), rtol=1e-4, atol=1e-5)
+    assert "reads other.mlir" in peers("other.mlir", module, []).absent["peers"]

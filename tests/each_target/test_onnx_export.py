@@ -302,3 +302,67 @@ def test_clamps_and_factors_of_one_leave_nothing_behind():
     low, high = jnp.zeros((1, 3)), jnp.ones((1, 3))
     assert runs_alike(traced(lambda x: lax.clamp(low, x * low + x * high, high), x), x)["Clip"] == 1
     assert runs_alike(traced(lambda x: x * high + 1, x), x) == {"Add": 1}
+
+
+def test_what_is_spelled_out_is_lifted_before_export():
+    import jax
+    import jax.numpy as jnp
+    import onnx
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32)
+
+    def model(x):
+        y = x - x.mean(-1, keepdims=True)
+        y = y / jnp.sqrt((y * y).mean(-1, keepdims=True) + 1e-5)
+        return jax.nn.softmax(jax.nn.gelu(y, approximate=False), -1)
+
+    executable = discover().target("cpu:onnxruntime").compile(traced(model, x), CompileOptions())
+    nodes = onnx.load_from_string(executable.artifacts["onnx"]).graph.node
+    assert [n.op_type for n in nodes] == ["LayerNormalization", "Gelu", "Softmax"]
+    lifted = executable.artifacts["lifted"].splitlines()
+    assert [line.partition(":")[0] for line in lifted] == ["layer_norm", "gelu", "softmax"]
+    assert all("test_onnx_export.py" in line for line in lifted)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_symbolic_batch_goes_through_and_serves_every_size(target, tmp_path):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from anychip.api import load
+
+    random = np.random.default_rng(0)
+    weights = {
+        "k": random.standard_normal((4, 3, 3, 3)),
+        "w": random.standard_normal((4, 5)),
+        **{name: random.random(4) + 0.5 for name in ("s", "b", "m", "v")},
+    }
+    node = helper.make_node
+    graph = helper.make_graph(
+        [
+            node("Conv", ["x", "k"], ["c"], pads=[1, 1, 1, 1]),
+            node("BatchNormalization", ["c", "s", "b", "m", "v"], ["n"]),
+            node("Relu", ["n"], ["r"]),
+            node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+            node("GlobalAveragePool", ["p"], ["g"]),
+            node("Flatten", ["g"], ["f"]),
+            node("MatMul", ["f", "w"], ["l"]),
+            node("Softmax", ["l"], ["y"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5])],
+        [numpy_helper.from_array(v.astype(np.float32), n) for n, v in weights.items()],
+    )
+    path = tmp_path / "net.onnx"
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    module = load(path)
+    assert module.signature.symbols
+    executable = discover().target(target).compile(module, CompileOptions())
+    for batch in (1, 3):
+        x = random.standard_normal((batch, 3, 8, 8)).astype(np.float32)
+        fixed = module.specialise(dict.fromkeys(module.signature.symbols, batch))
+        (want,) = discover().target("cpu:xla").compile(fixed, CompileOptions()).run(x)
+        (got,) = executable.run(x)
+        np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-4, atol=1e-5)

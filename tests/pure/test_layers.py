@@ -15,7 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"core"},
     "frontends": {"core", "ops"},
     "passes": {"core", "ops"},
-    "compilers": {"core", "ops"},
+    "compilers": {"core", "ops", "passes"},
     "profile": {"core", "ops"},
     "debug": {"core", "ops"},
     "twin": {"core", "ops"},

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
+from anychip.cli.bench_peers import peers
 from anychip.cli.model import (
     BatchOption,
     ContextOption,
@@ -34,7 +31,7 @@ from anychip.cli.output import (
     table,
 )
 from anychip.compilers.contest import Entrant, Outcome, contest
-from anychip.core import AnychipError, CompileOptions, Module, UsageError, discover, machine_name
+from anychip.core import AnychipError, CompileOptions, UsageError, discover, machine_name
 from anychip.core.config import read
 
 
@@ -61,7 +58,10 @@ def bench(
     ] = 1e-3,
     format: FormatOption = Format.table,
 ) -> None:
-    """Time every target that runs on this host, and an .onnx file's own runtimes, side by side."""
+    """Time every target that runs on this host, and what reads the file itself, side by side.
+
+    Beside an .onnx file: ONNX Runtime and OpenVINO; beside a .pt2 file: PyTorch, torch.compile.
+    """
     choice = Step(
         step=step, batch=batch, length=length, context=context, precision=precision, dims=dim or ()
     )
@@ -81,7 +81,9 @@ def bench(
                 if target is not None and isinstance(error, UsageError):
                     raise
                 refused[name] = str(error).splitlines()[0]
-    for name, make in _peers(model, loaded.module, inputs).items():
+    beside = peers(model, loaded.module, inputs)
+    refused |= beside.absent
+    for name, make in beside.makers.items():
         with progress_console.status(f"{name} …"):
             entrants.append(Entrant(name, make()))
     with progress_console.status("timing in turns …"):
@@ -99,47 +101,6 @@ def bench(
 def _running() -> list[str]:
     """The host's targets. Twins are left out: the time their `run` takes says nothing."""
     return [f"cpu:{how}" for how in sorted(discover().chip("cpu").targets) if how != "twin"]
-
-
-Run = Callable[..., Sequence[Any]]
-
-
-def _peers(
-    model: str, module: Module, inputs: Sequence[np.ndarray]
-) -> Mapping[str, Callable[[], Run]]:
-    """The runtimes that read this file themselves, with their default settings, in f32."""
-    if not model.endswith(".onnx"):
-        return {}
-    names = [a.name for a in module.signature.arguments if a.role != "weight"]
-    found: dict[str, Callable[[], Run]] = {}
-    if importlib.util.find_spec("onnxruntime"):
-        found[f"onnxruntime {version('onnxruntime')} on the file"] = lambda: _ort(model, names)
-    if importlib.util.find_spec("openvino"):
-        found[f"openvino {version('openvino')} on the file"] = lambda: _ov(model, names, inputs)
-    return found
-
-
-def _ort(model: str, names: Sequence[str]) -> Run:
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
-
-
-def _ov(model: str, names: Sequence[str], inputs: Sequence[np.ndarray]) -> Run:
-    from anychip.compilers.onnx_hosts.openvino import openvino
-
-    core = openvino().Core()
-    read_model = core.read_model(str(Path(model)))
-    read_model.reshape({n: list(a.shape) for n, a in zip(names, inputs, strict=True)})
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = core.compile_model(read_model, "CPU", config).create_infer_request()
-
-    def run(*arrays: np.ndarray) -> Sequence[Any]:
-        results = request.infer(dict(zip(names, arrays, strict=True)), share_inputs=True)
-        return [results[i] for i in range(len(results))]
-
-    return run
 
 
 def _report(model: str, outcome: Outcome, refused: Mapping[str, str], format: Format) -> None:

@@ -10,7 +10,7 @@ a back end that does not know the composite computes what it did before, bit for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +35,11 @@ class Lifted:
     origin: Origin
 
 
-def lift(module: Module) -> tuple[Module, tuple[Lifted, ...]]:
+def lift(module: Module, names: Collection[str] | None = None) -> tuple[Module, tuple[Lifted, ...]]:
     """The module with its patterns named, and what they are. Calls in `main` are inlined.
 
-    Patterns inside loops, branches and composites stay as they are, as do symbolic sizes.
+    `names` are the composites to look for; all of PATTERNS where it is None. Patterns inside loops,
+    branches and composites stay as they are, as do symbolic sizes.
     """
     read = program(module)
     if not read.is_static:
@@ -49,7 +50,8 @@ def lift(module: Module) -> tuple[Module, tuple[Lifted, ...]]:
             module = _rebuilt(module, ir.to_bytecode(parsed))
     found: list[Lifted] = []
     for patterns in PATTERNS:
-        module, new = _round(module, patterns)
+        wanted = tuple((n, p) for n, p in patterns if names is None or n in names)
+        module, new = _round(module, wanted)
         found += new
     return module, tuple(found)
 

@@ -25,11 +25,15 @@ from anychip.core import (
     dtype,
     unknown,
 )
+from anychip.passes.lift import lift
 
 _AT_THE_DOOR = frozenset(
     ("i1", "i8", "i16", "i32", "i64", "ui8", "ui16", "ui32", "ui64", "f16", "f32", "f64")
 )
 """Element types that NumPy and both runtimes share."""
+
+_NAMED = ("softmax", "layer_norm", "rms_norm", "gelu", "silu")
+"""What is lifted before export. Attention stays spelled out: the runtimes know that spelling."""
 
 
 class Session(Protocol):
@@ -44,7 +48,13 @@ class OnnxExecutable:
     """A module in a runtime. Results are new NumPy arrays; state is an input like others."""
 
     def __init__(
-        self, target: str, module: Module, exported: Exported, session: Session, settings: str
+        self,
+        target: str,
+        module: Module,
+        exported: Exported,
+        session: Session,
+        settings: str,
+        lifted: str,
     ):
         self.signature = module.signature
         self._target, self._module, self._session = target, module, session
@@ -55,6 +65,7 @@ class OnnxExecutable:
                 "stablehlo": lambda: module.text(locations=True),
                 "onnx": exported.model.SerializeToString,
                 "settings": lambda: settings,
+                "lifted": lambda: lifted,
             }
         )
 
@@ -135,13 +146,15 @@ def build(
                 f"{target} takes and gives no {one.dtype} ({one.name} of {module.name}); "
                 "convert it to f32 in the model, or use cpu:xla"
             )
-    exported = export(module)
+    named, found = lift(module, _NAMED)
+    exported = export(named)
     what = f"{target} compile of {module.name}"
     settings = f"threads={options.threads} " + " ".join(
         f"{name}={options.extra.get(name, values[0])}" for name, values in choices.items()
     )
     session = _within(options.timeout_s, what, lambda: load(exported))
-    return OnnxExecutable(target, module, exported, session, settings)
+    lifted = "".join(f"{one.name}: {one.ops} ops, at {one.origin}\n" for one in found)
+    return OnnxExecutable(target, module, exported, session, settings, lifted)
 
 
 def _within(timeout_s: float, what: str, job: Callable[[], Session]) -> Session:
