@@ -366,3 +366,28 @@ def test_a_symbolic_batch_goes_through_and_serves_every_size(target, tmp_path):
         (want,) = discover().target("cpu:xla").compile(fixed, CompileOptions()).run(x)
         (got,) = executable.run(x)
         np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("element", ["bf16", "f8E4M3FN", "f8E5M2", "i4"])
+def test_types_numpy_lacks_go_through_a_wider_door(element):
+    """As input, weight and result; the numbers are those of the narrow type."""
+    from anychip.core import dtype
+
+    text = """func.func @main(%w: tensor<8xELEMENT> loc("w"), %x: tensor<8xELEMENT> loc("x"))
+      -> tensor<8xELEMENT> {
+      %0 = stablehlo.add %x, %w : tensor<8xELEMENT>
+      return %0 : tensor<8xELEMENT>
+    }""".replace("ELEMENT", element)
+    from dataclasses import replace
+
+    plain = Module.from_mlir(text)
+    first, second = plain.signature.arguments
+    signature = replace(plain.signature, arguments=(replace(first, role="weight"), second))
+    w, x = np.random.default_rng(0).integers(-3, 4, (2, 8)).astype(dtype(element).numpy)
+    module = Module.from_mlir(
+        text, signature=signature, weights=Weights.from_arrays({first.name: w})
+    )
+    runs_narrow = discover().target("cpu:onnxruntime").compile(module, CompileOptions())
+    (got,) = runs_narrow.run(x)
+    assert got.dtype == dtype(element).numpy
+    np.testing.assert_array_equal(got.astype(np.float32), (x + w).astype(np.float32))

@@ -76,7 +76,14 @@ TRITON = Toolchain(
     ("triton==3.9.0",),
     "single kernels for NVIDIA sm_80 to sm_100 and AMD gfx942 and gfx950 without one (1 GB)",
 )
-TOOLCHAINS = (LIBTPU, CUDA, TRITON)
+QNN = Toolchain(
+    "qnn",
+    "onnxruntime-qnn",
+    "onnxruntime_qnn/libonnxruntime_providers_qnn.so",
+    ("onnxruntime-qnn==2.7.0",),
+    "compiling for Qualcomm Hexagon without one, beside onnxruntime (245 MB)",
+)
+TOOLCHAINS = (LIBTPU, CUDA, TRITON, QNN)
 TESTED = (LIBTPU, CUDA)
 """Those that `make test` installs."""
 

@@ -308,7 +308,8 @@ def _replace(
     for index, (value, array) in enumerate(zip(frontier, arrays, strict=True)):
         old, spec = values[value], value.spec
         if not known[value]:
-            attribute = mlir.DenseElementsAttr.get(np.ascontiguousarray(array), type=_element(old))
+            held: Any = np.ascontiguousarray(array)
+            attribute = mlir.DenseElementsAttr.get(held, type=_element(old))
             made = mlir.Operation.create(
                 "stablehlo.constant",
                 results=[old.type],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from anychip.compilers.onnx_export.graph import Graph, Tensor, onnx_type
 from anychip.compilers.onnx_export.table import COMPOSITE_RULES, rules
-from anychip.core import Module, OpCoverage, Origin, UnsupportedError, Weight
+from anychip.core import Module, OpCoverage, Origin, UnsupportedError, Weight, dtype
 from anychip.ops.view import Block, OpView, Program, Value, program
 
 OPSET = 23
@@ -65,9 +65,21 @@ _ALIGNED = 4096
 """Where each weight starts in the file, so that it can be mapped."""
 
 
-def export(module: Module, *, fused: bool = True) -> Exported:
+DOORS: Mapping[str, str] = {
+    "bf16": "f32",
+    **{f"f8{kind}": "f32" for kind in ("E4M3FN", "E4M3FNUZ", "E5M2", "E5M2FNUZ")},
+    "f4E2M1FN": "f32",
+    "i4": "i8",
+    "ui4": "ui8",
+}
+"""Element types that NumPy lacks, and a wider one that holds each of their values exactly."""
+
+
+def export(module: Module, *, fused: bool = True, doors: bool = False) -> Exported:
     """The module as ONNX, composites as ONNX's own ops (`fused`) or by their bodies.
 
+    With `doors`, inputs, weights and results of types that NumPy lacks go in and out as DOORS
+    says, and are converted inside.
     Raises UnsupportedError that lists every kind of op ONNX cannot express, with its place.
     """
     import onnx
@@ -89,20 +101,27 @@ def export(module: Module, *, fused: bool = True) -> Exported:
         name = graph.reserve(argument.name)
         graph.sizes[name] = value.spec.shape
         arguments.append(Tensor(name, value.spec.shape, value.spec.shape, value.spec.dtype))
+        door = DOORS.get(argument.dtype, argument.dtype) if doors else argument.dtype
         if argument.role == "weight" and argument.name in module.weights:
-            weights[name] = module.weights[argument.name]
-            external.append(_by_name(name, argument, argument.nbytes))
+            weights[name] = _widened(module.weights[argument.name], door)
+            external.append(_by_name(name, replace(argument, dtype=door), weights[name].nbytes))
             graph.constants.add(name)
         else:
-            kind = onnx_type(argument.dtype, f"argument {argument.name}")
+            kind = onnx_type(door, f"argument {argument.name}")
             inputs.append(helper.make_tensor_value_info(name, kind, argument.shape))
+        if door != argument.dtype:
+            arguments[-1] = replace(arguments[-1], name=graph.cast(name, argument.dtype))
     results = walker.block(read.main, dict(zip(read.main.arguments, arguments, strict=True)), "")
     if walker.refused:
         raise _unsupported(module.name, walker.refused)
     outputs: list[Any] = []
     taken: set[str] = {i.name for i in inputs} | set(weights)
     for result, tensor in zip(module.signature.results, results, strict=True):
-        name = graph.node("Identity", [graph.whole(tensor)], origin=Origin())
+        name = graph.whole(tensor)
+        if doors and result.dtype in DOORS:
+            result = replace(result, dtype=DOORS[result.dtype])
+            name = graph.cast(name, result.dtype)
+        name = graph.node("Identity", [name], origin=Origin())
         outputs.append((name, result))
     graph.drop_unread([name for name, _ in outputs])
     graph.skip_identities({name for name, _ in outputs}, taken)
@@ -130,6 +149,13 @@ def export(module: Module, *, fused: bool = True) -> Exported:
     assert isinstance(model, onnx.ModelProto)
     names = {e.name for e in kept}
     return Exported(model, {n: w for n, w in weights.items() if n in names}, graph.origins)
+
+
+def _widened(weight: Weight, door: str) -> Weight:
+    if door == weight.dtype or weight.read is None:
+        return weight
+    wide = dtype(door).numpy
+    return replace(weight, dtype=door, read=lambda: weight.array().astype(wide))
 
 
 _SMALL_BYTES = 1 << 14

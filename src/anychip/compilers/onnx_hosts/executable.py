@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from anychip.compilers.ledger import ledger
-from anychip.compilers.onnx_export import Exported, export
+from anychip.compilers.onnx_export import DOORS, Exported, export
 from anychip.compilers.xla_executable import Artifacts
 from anychip.core import (
     CompileError,
@@ -28,9 +28,9 @@ from anychip.core import (
 from anychip.passes.lift import lift
 
 _AT_THE_DOOR = frozenset(
-    ("i1", "i8", "i16", "i32", "i64", "ui8", "ui16", "ui32", "ui64", "f16", "f32", "f64")
+    ("i1", "i8", "i16", "i32", "i64", "ui8", "ui16", "ui32", "ui64", "f16", "f32", "f64", *DOORS)
 )
-"""Element types that NumPy and both runtimes share."""
+"""Element types that NumPy and both runtimes share, or that a wider one stands for."""
 
 _NAMED = ("softmax", "layer_norm", "rms_norm", "gelu", "silu")
 """What is lifted before export. Attention stays spelled out: the runtimes know that spelling."""
@@ -108,6 +108,8 @@ class OnnxExecutable:
                     f"{argument.role} {argument.name} of {self._module.name} should be "
                     f"{argument.dtype}{list(argument.shape)}, got {array.dtype}{list(array.shape)}"
                 )
+            door = DOORS.get(argument.dtype)
+            array = array if door is None else array.astype(dtype(door).numpy)
             arrays.append(np.ascontiguousarray(array).reshape(array.shape))
         return arrays
 
@@ -147,7 +149,7 @@ def build(
                 "convert it to f32 in the model, or use cpu:xla"
             )
     named, found = lift(module, _NAMED)
-    exported = export(named)
+    exported = export(named, doors=True)
     what = f"{target} compile of {module.name}"
     settings = f"threads={options.threads} " + " ".join(
         f"{name}={options.extra.get(name, values[0])}" for name, values in choices.items()
