@@ -391,3 +391,22 @@ def test_types_numpy_lacks_go_through_a_wider_door(element):
     (got,) = runs_narrow.run(x)
     assert got.dtype == dtype(element).numpy
     np.testing.assert_array_equal(got.astype(np.float32), (x + w).astype(np.float32))
+
+
+def test_a_bias_joins_its_convolution_unless_others_read_it():
+    from jax import lax
+
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 5)).astype(np.float32)
+    kernel = np.random.default_rng(1).standard_normal((3, 2, 3, 3)).astype(np.float32)
+    bias = np.arange(3, dtype=np.float32)[:, None, None]
+
+    def biased(x):
+        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME") + bias
+
+    def read_twice(x):
+        y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME")
+        return y + bias, y
+
+    assert runs_alike(traced(biased, x), x) == {"Conv": 1}
+    kinds = runs_alike(traced(read_twice, x), x)
+    assert kinds["Add"] == 1, kinds

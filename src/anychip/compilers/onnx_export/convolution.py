@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from anychip.compilers.onnx_export.elementwise import computing_type
-from anychip.compilers.onnx_export.graph import Graph, Tensor
+from anychip.compilers.onnx_export.graph import Graph, Tensor, read_by
 from anychip.compilers.onnx_export.shape import dilate, pad
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.attributes import ConvDims
@@ -121,6 +122,30 @@ def _transposed(
         pads=[*low, *(max(0, h) for h in high)],
         output_padding=extra,
     )
+
+
+def join_biases(g: Graph, kept: set[str]) -> None:
+    """Put a vector over the channels that is added to a Conv's only reader into the Conv itself.
+
+    `kept` are values that must stay as they are: the model's results.
+    """
+    readers = Counter(name for node in g.nodes for name in read_by(node))
+    convs = {n.output[0]: n for n in g.nodes if n.op_type == "Conv" and len(n.input) == 2}
+    for node in [n for n in g.nodes if n.op_type == "Add"]:
+        for image, bias in (node.input, [*node.input][::-1]):
+            conv, array = convs.get(image), g.arrays.get(bias)
+            if conv is None or array is None or readers[image] != 1 or image in kept:
+                continue
+            channels = array.shape[1] if array.ndim > 2 else 0
+            if not channels or array.size != channels or array.dtype.kind != "f":
+                continue
+            sizes = g.sizes.get(conv.input[1])
+            if sizes is None or sizes[0] != channels:  # one number for all would need spreading
+                continue
+            conv.input.append(g.constant(array.reshape(-1)))
+            conv.output[0] = node.output[0]
+            g.nodes.remove(node)
+            break
 
 
 RULES = {"stablehlo.convolution": _convolution}

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from anychip.compilers.onnx_export.graph import Graph, Tensor, onnx_type
+from anychip.compilers.onnx_export.convolution import join_biases
+from anychip.compilers.onnx_export.graph import Graph, Tensor, onnx_type, read_by
 from anychip.compilers.onnx_export.table import COMPOSITE_RULES, rules
 from anychip.core import Module, OpCoverage, Origin, UnsupportedError, Weight, dtype
 from anychip.ops.view import Block, OpView, Program, Value, program
@@ -124,6 +125,7 @@ def export(module: Module, *, fused: bool = True, doors: bool = False) -> Export
         name = graph.node("Identity", [name], origin=Origin())
         outputs.append((name, result))
     graph.drop_unread([name for name, _ in outputs])
+    join_biases(graph, {name for name, _ in outputs})
     graph.skip_identities({name for name, _ in outputs}, taken)
     values = [
         helper.make_tensor_value_info(
@@ -131,7 +133,7 @@ def export(module: Module, *, fused: bool = True, doors: bool = False) -> Export
         )
         for name, r in outputs
     ]
-    used = {name for node in graph.nodes for name in _reads(node)}
+    used = {name for node in graph.nodes for name in read_by(node)}
     kept = [e for e in external if e.name in used]
     proto = helper.make_graph(
         graph.nodes,
@@ -172,16 +174,6 @@ def _small(argument: Any, weights: Any) -> np.ndarray | None:
 
 
 _FOLDED = ("f32", "f64", "i32", "i64", "i1")
-
-
-def _reads(node: Any) -> set[str]:
-    names = set(node.input)
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            names |= {o.name for o in inner.output}
-            for one in inner.node:
-                names |= _reads(one)
-    return names
 
 
 def _dim(dim: Any) -> Any:

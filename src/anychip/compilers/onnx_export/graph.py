@@ -226,14 +226,14 @@ class Graph:
         for node in reversed(self.nodes):
             if any(o in alive for o in node.output):
                 kept.append(node)
-                alive |= _names(node)
+                alive |= read_by(node)
         self.nodes = kept[::-1]
 
     def skip_identities(self, outputs: set[str], inputs: set[str]) -> None:
         """Give a node's result the output's name instead of copying it there."""
         from collections import Counter
 
-        readers = Counter(n for node in self.nodes for n in _names(node))
+        readers = Counter(n for node in self.nodes for n in read_by(node))
         made = {o: node for node in self.nodes for o in node.output}
         for node in [n for n in self.nodes if n.op_type == "Identity" and n.output[0] in outputs]:
             source = node.input[0]
@@ -247,14 +247,14 @@ class Graph:
             self.nodes.remove(node)
 
 
-def _names(node: Any) -> set[str]:
+def read_by(node: Any) -> set[str]:
     """What a node reads, inside its subgraphs too."""
     names = set(node.input)
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):
             names |= {o.name for o in inner.output}
             for one in inner.node:
-                names |= _names(one)
+                names |= read_by(one)
     return names
 
 

@@ -39,6 +39,7 @@ from anychip.core import (
     unknown,
 )
 from anychip.core.errors import missing_extra
+from anychip.passes.fold import fold
 from anychip.passes.lift import lift
 
 _NAMED = ("softmax", "layer_norm", "rms_norm", "gelu", "silu")
@@ -85,7 +86,7 @@ class QnnTarget:
                     f"{self.name} compiles weights in; {argument.name} of {module.name} has no "
                     "values. Bind them with module.with_weights(…)"
                 )
-        exported = export(lift(module, _NAMED)[0], doors=True)
+        exported = export(lift(fold(module), _NAMED)[0], doors=True)
         held = b"".join(w.array().tobytes() for w in exported.weights.values())
         key = cache_key(exported.model.SerializeToString() + held, options, self.toolchain)
         parts = cached(
