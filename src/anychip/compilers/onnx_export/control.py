@@ -78,11 +78,25 @@ def _if(g: Graph, op: OpView, which: str, yes: Body, no: Body) -> list[Tensor]:
     return [Tensor(n, s.shape, s.shape, s.dtype) for n, s in zip(names, op.outputs, strict=True)]
 
 
-for _rule in (_while, _branches):
+def _map(g: Graph, op: OpView, *tensors: Tensor, bodies: list[Body]) -> list[Tensor]:
+    """The scalar computation on whole tensors: every op of it is one for each element."""
+    rank = len(op.outputs[0].shape)
+    results: list[Tensor] = []
+    for made, spec in zip(bodies[0](*tensors), op.outputs, strict=True):
+        name, held = made.name, made.held
+        if len(held) != rank:  # a number of the body itself
+            held = (1,) * rank
+            name = g.reshape(name, held)
+        results.append(Tensor(name, held, spec.shape, spec.dtype))
+    return results
+
+
+for _rule in (_while, _branches, _map):
     _rule.takes_bodies = True  # type: ignore[attr-defined]
 
 RULES = {
     "stablehlo.while": _while,
     "stablehlo.if": _branches,
     "stablehlo.case": _branches,
+    "stablehlo.map": _map,
 }

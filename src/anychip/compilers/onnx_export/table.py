@@ -21,6 +21,7 @@ _SUBJECTS = (
     "window",
     "index",
     "control",
+    "bits",
 )
 
 __all__ = ["COMPOSITE_RULES", "rules"]

@@ -1,0 +1,57 @@
+"""Counts of bits, and constants shaped like another value."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anychip.compilers.onnx_export.graph import Graph, Tensor, onnx_type
+from anychip.core import UnsupportedError, dtype
+from anychip.ops.view import OpView
+
+
+def _counted(g: Graph, op: OpView, x: Tensor, is_set: str) -> Tensor:
+    """How many along a new last dimension are true."""
+    total = g.node("ReduceSum", [g.cast(is_set, "i64"), g.ints(-1)], keepdims=0)
+    return Tensor(g.cast(total, op.outputs[0].dtype), x.held, x.shape, x.dtype, x.target)
+
+
+def _lined(g: Graph, x: Tensor) -> str:
+    return g.node("Unsqueeze", [g.cast(x.name, "i64"), g.ints(-1)])
+
+
+def _population(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    masks = g.constant(np.left_shift(np.int64(1), np.arange(dtype(x.dtype).bits)))
+    bits = g.node("BitwiseAnd", [_lined(g, x), masks])
+    return _counted(g, op, x, g.node("Not", [g.node("Equal", [bits, g.constant(0, "i64")])]))
+
+
+def _leading_zeros(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    """As many as there are powers of two above the number, read without sign."""
+    bits = dtype(x.dtype).bits
+    value = _lined(g, x)
+    if bits < 64:
+        value = g.node("BitwiseAnd", [value, g.constant(2**bits - 1, "i64")])
+        powers = np.left_shift(np.int64(1), np.arange(bits))
+        return _counted(g, op, x, g.node("Less", [value, g.constant(powers)]))
+    # Its top bit is the sign of an i64: below no power then, and one more zero without it.
+    powers = np.append(np.left_shift(np.int64(1), np.arange(63)), np.iinfo(np.int64).max)
+    above = g.node("LessOrEqual", [value, g.constant(powers - (np.arange(64) < 63))])
+    is_positive = g.node("GreaterOrEqual", [value, g.constant(0, "i64")])
+    return _counted(g, op, x, g.node("And", [above, is_positive]))
+
+
+def _constant_like(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    if None in x.shape and not x.target:
+        raise UnsupportedError("a constant of a size known only when running")
+    spec = op.outputs[0]
+    onnx_type(spec.dtype, "a constant")
+    ones = (1,) * len(spec.shape)
+    one = np.asarray(op.attributes["value"]).reshape(-1)[0].reshape(ones)
+    return Tensor(g.constant(one, spec.dtype), ones, x.shape, spec.dtype, x.target)
+
+
+RULES = {
+    "stablehlo.popcnt": _population,
+    "stablehlo.count_leading_zeros": _leading_zeros,
+    "chlo.constant_like": _constant_like,
+}
