@@ -219,7 +219,7 @@ def _compiled(model: Any, inputs: Any) -> Run:
 
 
 def timed(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
-    """Rounds in turns; a sample is the median of a burst whose first run does not count.
+    """Rounds in turns; a sample is the median of a burst whose first 10 ms do not count.
 
     The pause lets the threads of the one before stop spinning; small models get longer bursts.
     After two rounds those more than `FAR` behind are not timed on.
@@ -238,12 +238,16 @@ def timed(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
 
 def _burst(run: Run) -> float:
     time.sleep(0.02)
+    start = time.perf_counter()
+    run()
+    while time.perf_counter() - start < 0.01:
+        run()
     took: list[float] = []
-    while len(took) < 3 or (sum(took) < 0.06 and len(took) < 20):
+    while len(took) < 2 or (sum(took) < 0.05 and len(took) < 20):
         began = time.perf_counter()
         run()
         took.append(time.perf_counter() - began)
-    return statistics.median(took[1:])
+    return statistics.median(took)
 
 
 def ratio(rounds: Mapping[str, list[float]]) -> dict[str, Any]:
@@ -269,6 +273,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds for all rows")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
+    parser.add_argument("--merge", type=Path, help="an earlier JSON whose other rows are kept")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -322,7 +327,23 @@ def _child(
     return json.loads(done.stdout.strip().splitlines()[-1]), ""
 
 
+def merged(new: list[dict[str, Any]], path: Path, part: str) -> list[dict[str, Any]]:
+    """An earlier document's rows with the new ones in the place of those of the same name."""
+    old: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))[part]
+    fresh = {_key(row): row for row in new}
+    kept = [fresh.pop(_key(row), row) for row in old]
+    return [*kept, *fresh.values()]
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int, str]:
+    return row["model"], row["batch"], row["precision"]
+
+
 def report(rows: list[dict[str, Any]], failed: list[Any], options: argparse.Namespace) -> None:
+    if options.merge:
+        rows = merged(rows, options.merge, "rows")
+        measured = {_key(row) for row in rows}
+        failed = [f for f in merged(failed, options.merge, "failed") if _key(f) not in measured]
     alike = [r for r in rows if not r.get("unlike")]  # bf16 may be too far off to be chosen
     means = {
         p: math.exp(statistics.mean(math.log(r["ratio"]) for r in alike if r["precision"] == p))
