@@ -266,15 +266,19 @@ class Predictor:
         if quantity == "j_per_tok":
             one = replace(system, counts=(chips // copies,))
             found, joules = self._joules(model, precision, build, spec, one, lengths, number)
-            rate = served.steady_tok_s * copies if row.metric == "system_wall_power" else 1.0
+            # A server draws all the time what the closed form's step draws: most of it is not
+            # for the work but for the chips and the host being on.
+            per = 1.0 if row.metric == "system_wall_power" else served.steady_tok_s * copies
 
             def of_active(share: float) -> float:
-                return (found.values({ACTIVE: share})["j_per_tok"] or 0.0) * rate
+                values = found.values({ACTIVE: share})
+                return (values["j_per_tok"] or 0.0) * (values["chip_tok_s"] or 0.0) * chips / per
 
+            value = joules.value * (found.values()["chip_tok_s"] or 0.0) * chips / per
             return Value(
-                value=joules.value * rate,
-                low=joules.low * rate,
-                high=joules.high * rate,
+                value=value,
+                low=value * joules.low / joules.value,
+                high=value * joules.high / joules.value,
                 chip=build.chip,
                 family=spec.family,
                 model=model.name,
