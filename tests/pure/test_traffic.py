@@ -115,3 +115,10 @@ def test_a_trace_is_read_in_order_of_arrival(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError):
             read_trace(path)
+
+
+def test_a_pipeline_has_no_more_batches_than_its_cache_has_requests():
+    fleet = replace(ALONE, lanes=4, pace=replace(PACE, cache_tokens=260.0))
+    served = run(fleet, traffic(20, 100, 20, concurrency=4, spread=0.0))  # two of 120 tokens fit
+    pair = run(replace(fleet, lanes=2), traffic(20, 100, 20, concurrency=4, spread=0.0))
+    assert (served.ended_s == pair.ended_s).all()

@@ -71,7 +71,8 @@ def figures(
     made.within("goodput_requests_s", *_goodputs(served, limits, made))
     if served.decode_steps:
         most = min(fleet.stack.sequences, len(demand.prompts))
-        made.add("mean_batch", served.decoded / served.decode_steps, kind="latency_s", most=most)
+        batch = served.decoded / served.decode_steps
+        made.add("mean_batch", batch, kind="latency_s", least=1.0, most=most)
     room = fleet.pace.cache_tokens * fleet.copies
     if np.isfinite(room):
         peak = timeline(served, demand.prompts).cache_tokens.max() / room
@@ -95,10 +96,18 @@ class _Made:
         step times are less certain than that."""
         return max(serving_error(self.stack, kind), own_error(self.spec.family, [kind])[kind])
 
-    def add(self, name: str, value: float, *, kind: str = "", most: float = math.inf) -> None:
+    def add(
+        self,
+        name: str,
+        value: float,
+        *,
+        kind: str = "",
+        least: float = 0.0,
+        most: float = math.inf,
+    ) -> None:
         first = name.partition(".")[0]
         half = self.error(kind or _KINDS.get(first, first))
-        ends = (value * math.exp(-half), min(value * math.exp(half), most))
+        ends = (max(value * math.exp(-half), least), min(value * math.exp(half), most))
         self.within(name, value, *ends)
 
     def within(self, name: str, value: float, low: float, high: float, why: str = "") -> None:

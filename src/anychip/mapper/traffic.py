@@ -113,7 +113,8 @@ class Fleet:
     """`copies` of a model that serve whole requests. With `prefill` copies beside them, those
     compute prompts only, and hand each cache over at `handover_bytes_per_s` of each chip's link
     after `handover_s`. A copy that is a pipeline has `lanes` batches in flight, one a stage: each
-    is served as a copy would be, with its part of the cache and of the places."""
+    is served as a copy would be, with its part of the cache and of the places; fewer where the
+    cache does not hold the largest request for each."""
 
     pace: Pace
     stack: Stack
@@ -129,7 +130,8 @@ class Fleet:
 def run(fleet: Fleet, demand: Demand) -> Served:
     """Serve a demand with a fleet; requests go to whole copies in turn, to parted ones as
     mapper/disaggregate.py says."""
-    lanes = fleet.lanes
+    largest = float((demand.prompts + fleet.stack.held * demand.answers).max())
+    lanes = max(1, min(fleet.lanes, int(min(fleet.pace.cache_tokens / largest, 1e9))))
     each = replace(fleet.pace, cache_tokens=fleet.pace.cache_tokens / lanes)
     stack = replace(fleet.stack, sequences=max(1, fleet.stack.sequences // lanes))
     if fleet.prefill:
