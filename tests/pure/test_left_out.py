@@ -4,8 +4,11 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from anychip.mapper.stacks import SERVING_ERROR
+from anychip.twin.calibrate import half_width
 from anychip.twin.left_out import DECODE, FIGURES, PREFILL, RARE, LeftOut, left_out
 
 ROOT = Path(__file__).parents[2]
@@ -55,3 +58,21 @@ def test_a_family_nothing_is_published_of_is_as_uncertain_as_the_rare_ones():
     assert left_out("dimc", "tpot_s") == LeftOut(RARE["decode"], FIGURES["decode"], "rare")
     assert left_out("dimc", "ttft_s").half_width == RARE["prefill"]
     assert "families with few" in left_out("dimc", "tpot_s").evidence
+
+
+METRICS = {"ttft": "ttft_s", "tpot_mean": "tpot_s", "throughput_output_per_gpu": "chip_tok_s"}
+
+
+def test_serving_intervals_hold_eight_of_ten_points_of_systems_left_out():
+    document = json.loads((ROOT / "bench" / "results" / "calibrate.json").read_text())
+    for metric, quantity in METRICS.items():
+        rows = [row for row in document["rows"] if row["id"].endswith(":" + metric)]
+        assert len(rows) > 200
+        own = half_width(np.expm1([row["error"] for row in rows]))
+        assert SERVING_ERROR[quantity] == pytest.approx(own, abs=0.005)
+        inside = [
+            abs(row["error"])
+            <= half_width(np.expm1([r["error"] for r in rows if r["system"] != row["system"]]))
+            for row in rows
+        ]
+        assert 0.75 <= np.mean(inside) <= 0.90, metric
