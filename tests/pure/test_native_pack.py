@@ -11,7 +11,7 @@ from anychip.compilers.native.isa import Isa, choose
 from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.plan import Constant, PackedWeight
-from anychip.core import Weight, Weights
+from anychip.core import InputError, Weight, Weights
 from anychip.core.blocks import block_format
 
 
@@ -114,3 +114,14 @@ def test_packing_loses_no_bit(form):
             number += float(tile[at + 64 : at + 66].view(np.float16)[0])
         assert number == pytest.approx(float(dense[row, column]), rel=1e-6)
     assert isinstance(choose(), Isa)
+
+
+def test_an_unreadable_weight_is_its_own_error_and_leaves_no_file(stored, tmp_path):
+    def broken():
+        raise InputError("the disk is gone")
+
+    entries, weights, _ = stored
+    loose = Weights((replace(weights["w"], read=broken),))
+    with pytest.raises(InputError, match="disk is gone"):
+        pack.load(entries, loose, choose(), tmp_path / "packed")
+    assert not list((tmp_path / "packed").iterdir())

@@ -19,7 +19,7 @@ from anychip.cli.output import (
     quantity,
     table,
 )
-from anychip.core import CompileOptions, LanguageModel, UsageError, discover
+from anychip.core import CompileOptions, LanguageModel, Target, UsageError, discover
 from anychip.core.config import read
 
 POWERCAP = Path("/sys/class/powercap")
@@ -27,6 +27,12 @@ POWERCAP = Path("/sys/class/powercap")
 
 def register(app: typer.Typer) -> None:
     app.command("bench-llm")(bench_llm)
+
+
+def _threads(target: Target) -> int:
+    """How many threads the target takes when nobody says."""
+    choice = getattr(target, "thread_choice", None)
+    return choice().threads if choice else len(os.sched_getaffinity(0))
 
 
 def bench_llm(
@@ -54,7 +60,7 @@ def bench_llm(
     name = fastest() if target == "auto" else target
     chosen = discover().target(name)
     held = precision_for(loaded, name, Ask(precision=precision, quantize=quantize))
-    threads = read("threads") or len(os.sched_getaffinity(0))
+    threads = read("threads") or _threads(chosen)
     with progress_console.status(f"{model} on {name} …") as status:
         bench = Bench(
             loaded,

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from anychip.cli.output import Format, FormatOption, console, print_json, table
-from anychip.core import discover, machine_name
+from anychip.core import AnychipError, discover, machine_name
 from anychip.core.config import KNOBS, read
 
 State = Literal["ok", "missing", "broken"]
@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(format: FormatOption = Format.table) -> None:
     """Say what works here, what is missing, and what each missing piece would unlock."""
-    findings = [*_basics(), *_extras(), *_toolchains(), *_chips(), *_settings()]
+    findings = [*_basics(), *_extras(), *_toolchains(), *_chips(), *_threads(), *_settings()]
     if format is Format.json:
         print_json({"findings": [asdict(f) for f in findings]})
     else:
@@ -122,6 +122,22 @@ def _chips() -> list[Finding]:
             for name, why in broken.items()
         ),
     ]
+
+
+def _threads() -> list[Finding]:
+    """How many threads cpu:native takes, and why."""
+    try:
+        target = discover().target("cpu:native")
+        from anychip.compilers.native import NativeTarget, numa
+
+        assert isinstance(target, NativeTarget)
+        choice, count = target.thread_choice(), len(numa.nodes())
+    except AnychipError as error:
+        return [Finding("threads", "missing", f"cpu:native does not run here: {error}")]
+    threads = read("threads") or choice.threads
+    why = "ANYCHIP_THREADS says so" if read("threads") else choice.why
+    nodes = f"{count} memory node{'s' if count > 1 else ''}"
+    return [Finding("threads", "ok", f"cpu:native uses {threads}: {why}; {nodes}")]
 
 
 def _settings() -> list[Finding]:

@@ -197,7 +197,7 @@ class Engine:
             return pieces
         try:
             logits = self._compute(batch)
-        except Exception as error:
+        except BaseException as error:  # an interrupt, too, leaves half a step in the cache
             self._broken = f"{type(error).__name__}: {error}"
             raise
         self.batches += 1

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from anychip.compilers.cache import cpu_features
+from anychip.compilers.native import numa
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.pack_blocks import pack_blocks
@@ -74,8 +75,15 @@ def identity(entries: Sequence[Entry], weights: Weights, isa: Isa) -> str | None
     return digest.hexdigest()
 
 
-def load(entries: Sequence[Entry], weights: Weights, isa: Isa, folder: Path | None) -> Image:
+def load(
+    entries: Sequence[Entry],
+    weights: Weights,
+    isa: Isa,
+    folder: Path | None,
+    nodes: numa.Nodes | None = None,
+) -> Image:
     """The image, from its file in `folder` when there is a sound one, else packed now and stored.
+    Read from a file, each of the memory's `nodes` gets the share that its threads will read.
 
     Raises InputError when a weight has no values.
     """
@@ -90,7 +98,7 @@ def load(entries: Sequence[Entry], weights: Weights, isa: Isa, folder: Path | No
     if not _is_sound(path, size):
         note = "packed and stored" if not path.exists() else "found damaged, packed again"
         _write(path, places, size, weights)
-    return Image(places, _mapped(path, size), note)
+    return Image(places, _mapped(path, size, places, nodes or numa.nodes()), note)
 
 
 _TAIL = b"anychip-packed-1"
@@ -115,10 +123,9 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
     try:
         with os.fdopen(handle, "r+b") as file:
             file.truncate(size + len(_TAIL))
-            with mmap.mmap(file.fileno(), size) as memory:
-                view = np.frombuffer(memory, np.uint8)
-                _fill(view, places, weights)
-                del view
+            # Closed with its last view, which an error's traceback may hold for a while.
+            memory = mmap.mmap(file.fileno(), size)
+            _fill(np.frombuffer(memory, np.uint8), places, weights)
             file.seek(size)
             file.write(_TAIL)
         os.replace(temporary, path)
@@ -127,16 +134,23 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
         raise
 
 
-def _mapped(path: Path, size: int) -> Any:
-    with open(path, "rb") as file:
-        memory = _memory(size)
-        view = memoryview(memory)
-        done = 0
-        while done < size:
-            count = file.readinto(view[done:size])
-            if not count:
-                raise InputError("the packed weights end early", path=str(path))
-            done += count
+def _mapped(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Nodes) -> Any:
+    memory = _memory(size)
+    view = memoryview(memory)
+    every = [(0, size)] if len(nodes) == 1 else [(at, e.nbytes) for e, at in places.items()]
+    shares = numa.spans(every, nodes)
+
+    def read(node: int) -> None:
+        with open(path, "rb", buffering=0) as file:
+            for at, end in shares[node]:
+                file.seek(at)
+                while at < end:
+                    count = file.readinto(view[at:end])
+                    if not count:
+                        raise InputError("the packed weights end early", path=str(path))
+                    at += count
+
+    numa.on_each(nodes, read)
     return memory
 
 

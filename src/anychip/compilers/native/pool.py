@@ -18,10 +18,10 @@ from functools import cache
 import llvmlite.ir as llvm
 import numpy as np
 
-from anychip.compilers.native import jit
+from anychip.compilers.native import jit, numa
 from anychip.compilers.native.ir import I32, I64, POINTER, Function, Value
 from anychip.compilers.native.isa import Isa
-from anychip.core import CompileError, SetupError
+from anychip.core import SetupError
 
 _EPOCH, _EPOCH_SLEEPERS, _ARRIVED, _GENERATION, _SLEEPERS, _STOP, _WORK = range(0, 7 * 64, 64)
 CONTROL_BYTES = 8 * 64
@@ -206,12 +206,14 @@ def _emit_stop(module: llvm.Module) -> None:
 class Pool:
     """`threads` - 1 workers and the caller. One step at a time; `run` waits for its turn.
 
+    Where memory has several `nodes`, workers stay on theirs; the caller's thread is left alone.
     Closed by `close`, by garbage collection or at exit.
     """
 
-    def __init__(self, threads: int, isa: Isa):
+    def __init__(self, threads: int, isa: Isa, nodes: numa.Nodes | None = None):
         check_host()
         self.threads, self._isa = threads, isa
+        self._nodes = nodes or numa.nodes()
         self._turn = threading.Lock()
         self._process = os.getpid()
         memory = np.zeros(CONTROL_BYTES + 64, np.uint8)
@@ -221,22 +223,28 @@ class Pool:
         code = _code(isa, threads)
         pointer = ctypes.c_void_p
         self._start = ctypes.CFUNCTYPE(None, pointer, pointer, pointer)(code.address("start"))
-        work = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64)(code.address("work"))
-        stop = ctypes.CFUNCTYPE(None, pointer)(code.address("stop"))
-        self._workers = [
-            threading.Thread(
-                target=work, args=(self.control, index), name=f"anychip-native-{index}", daemon=True
-            )
-            for index in range(1, threads)
-        ]
-        for worker in self._workers:
+        self._work = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int64)(code.address("work"))
+        self._leave = ctypes.CFUNCTYPE(None, pointer)(code.address("stop"))
+        self._workers: list[threading.Thread] = []
+        self._hire()
+        self._stop = weakref.finalize(self, _stop, self._leave, self._memory, self._workers)
+
+    def _hire(self) -> None:
+        for index in range(1, self.threads):
+            name = f"anychip-native-{index}"
+            arguments = (self.control, index)
+            worker = threading.Thread(target=self._work, args=arguments, name=name, daemon=True)
             worker.start()
-        self._stop = weakref.finalize(self, _stop, stop, self._memory, self._workers)
+            self._workers.append(worker)
+            if len(self._nodes) > 1 and worker.native_id is not None:
+                near = numa.of_thread(index, self.threads, self._nodes)
+                os.sched_setaffinity(worker.native_id, near)
 
     def run(self, step: int, context: int) -> None:
         """Run native code `step(context, thread)` on every thread, until all have returned.
 
-        Raises SetupError in a forked child, CompileError when a worker has died.
+        Where a worker has died since the last step, all are replaced before this one. Raises
+        SetupError in a forked child and after `close`.
         """
         with self._turn:
             if self._process != os.getpid():
@@ -246,18 +254,17 @@ class Pool:
                 )
             if not self._stop.alive:
                 raise SetupError("the threads of cpu:native were closed; compile again")
-            for worker in self._workers:
-                if not worker.is_alive():
-                    raise CompileError(
-                        f"worker thread {worker.name} of cpu:native has died; compile again"
-                    )
+            if not all(worker.is_alive() for worker in self._workers):
+                _stop(self._leave, self._memory, self._workers)
+                self._workers.clear()
+                self._memory[:] = 0
+                self._hire()
             self._start(self.control, step, context)
 
     @property
     def is_usable(self) -> bool:
         """Whether `run` would not refuse."""
-        alive = self._stop.alive and all(w.is_alive() for w in self._workers)
-        return alive and self._process == os.getpid()
+        return self._stop.alive and self._process == os.getpid()
 
     def close(self) -> None:
         """Stop the workers and wait until they are gone. Twice is fine."""

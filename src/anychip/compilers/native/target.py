@@ -22,6 +22,7 @@ from anychip.compilers.native.plan import Buffer, Foreign, Outside, Plan
 from anychip.compilers.native.pool import Pool, check_host
 from anychip.compilers.native.read import Missing, Reader
 from anychip.compilers.native.step import write_step
+from anychip.compilers.native.threads import Choice, choose_threads
 from anychip.compilers.native.view import View
 from anychip.core import (
     CompileError,
@@ -45,7 +46,7 @@ STAGES = ("stablehlo", "llvm_ir", "llvm_ir_optimised", "assembly")
 
 @dataclass
 class _Shared:
-    """Images and thread pools that executables of one target share."""
+    """Images, thread pools and thread counts that executables of one target share."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     images: weakref.WeakValueDictionary[object, pack.Image] = field(
@@ -54,6 +55,7 @@ class _Shared:
     pools: weakref.WeakValueDictionary[tuple[int, str], Pool] = field(
         default_factory=weakref.WeakValueDictionary
     )
+    choices: dict[tuple[str, int], Choice] = field(default_factory=dict[tuple[str, int], Choice])
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class NativeTarget:
     """Our own code generator for prefill and decode steps.
 
     Products with 4- and 8-bit weights round their activations to 8 bits in groups of 32; the
-    ledger says where. `packed` is the folder that keeps repacked weights; None packs anew. `cache`
-    keeps the code of steps whose recipe is known.
+    ledger says where. `packed` is the folder that keeps repacked weights, and how many threads pay;
+    None packs anew and takes all CPUs. `cache` keeps the code of steps whose recipe is known.
     """
 
     name: str = "cpu:native"
@@ -164,10 +166,24 @@ class NativeTarget:
                 raise unknown(f"option of {self.name}", name, EXTRA)
         threads = options.threads
         if threads is None:
-            threads = len(os.sched_getaffinity(0))
+            threads = self.thread_choice(options).threads
         if not 1 <= threads <= 1024:
             raise UsageError(f"{self.name}: threads must be 1 to 1024, got {threads}")
         return choose(options.extra.get("isa", "")), threads
+
+    def thread_choice(self, options: CompileOptions | None = None) -> Choice:
+        """How many threads steps get when the options do not say, and why. Measured in some tenths
+        of a second when `packed` holds no measurement for this host. Raises SetupError where
+        cpu:native does not run."""
+        check_host()
+        isa = choose((options or CompileOptions()).extra.get("isa", ""))
+        cpus = len(os.sched_getaffinity(0))
+        with self._shared.lock:
+            choice = self._shared.choices.get((isa.name, cpus))
+            if choice is None:
+                choice = choose_threads(self.packed, isa, cpus)
+                self._shared.choices[isa.name, cpus] = choice
+            return choice
 
     def _image(self, plan: Plan, weights: Weights, isa: Isa) -> pack.Image:
         for name in {e.argument for e in plan.image if not isinstance(e, pack.Constant)}:
