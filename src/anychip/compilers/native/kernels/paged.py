@@ -6,13 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anychip.compilers.native.ir import F32V, I32, I64, Function, Value, vector
+from anychip.compilers.native.ir import I32, I64, Function, Value
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels import number
-
-_REGISTERS = 24
-"""Vectors of queries and sums held at once."""
-_LOWEST = -1e30
+from anychip.compilers.native.kernels.attend import Block, Softmax, prefetch, visible
 
 
 def _place(f: Function, token: Value, tokens: int) -> tuple[Value, Value]:
@@ -123,128 +120,39 @@ class PagedAttention:
         return 4 * self.tokens * self.heads * self.chunks * self.out_row
 
     def emit(self, f: Function, isa: Isa, first: Value, last: Value) -> None:
-        group = self.heads // self.kv_heads
-        together = max(1, _REGISTERS // ((self.width + self.value_width) // 16))
         with f.loop(first, last) as unit:
             chunk, rest = unit % self.chunks, unit // self.chunks
             kv_head, token = rest % self.kv_heads, rest // self.kv_heads
             if self.tokens > 1:  # from both ends in turn: equal shares of units are of work, too
                 half = token // 2
                 token = f.select((token & 1).equals(0), half, f.i64(self.tokens - 1) - half)
-            sequence, position = _place(f, token, self.tokens)
-            seen, lowest = position + 1, f.i64(0)
-            if self.window:
-                lowest = position - (self.window - 1)
-                lowest = f.select(lowest < 0, f.i64(0), lowest)
-            begin = lowest // 16
-            blocks = (seen + 15) // 16 - begin
-            low = (begin + blocks * chunk // self.chunks) * 16
-            high = (begin + blocks * (chunk + 1) // self.chunks) * 16
-            for at in range(0, group, together):
-                heads = range(at, min(at + together, group))
-                self._heads(f, isa, token, sequence, kv_head, chunk, heads, low, high, seen, lowest)
+            self._token(f, isa, token, kv_head, chunk)
 
-    def _heads(
-        self,
-        f: Function,
-        isa: Isa,
-        token: Value,
-        sequence: Value,
-        kv_head: Value,
-        chunk: Value,
-        heads: range,
-        low: Value,
-        high: Value,
-        seen: Value,
-        lowest: Value,
-    ) -> None:
-        size, group, parts = (
-            number.SIZES[self.element],
-            self.heads // self.kv_heads,
-            self.width // 16,
-        )
-        first_head = kv_head * group
-        base = f.arguments["q"].at(token * (4 * self.strides[1]))
-        rows: list[list[Value]] = []
-        for head in heads:
-            q = base.at((first_head + head) * (4 * self.strides[0]))
-            rows.append([q.at(64 * i).load(F32V) * self.scale for i in range(parts)])
-        count, lanes = len(heads), self.value_width // 16
-        top = [f.cell(f.constant(F32V, _LOWEST)) for _ in range(count)]
-        mass = [f.cell(f.constant(F32V, 0.0)) for _ in range(count)]
-        sums = [[f.cell(f.constant(F32V, 0.0)) for _ in range(lanes)] for _ in range(count)]
-        with f.loop(low, high, 16) as slot:
+    def _token(self, f: Function, isa: Isa, token: Value, kv_head: Value, chunk: Value) -> None:
+        group, size = self.heads // self.kv_heads, number.SIZES[self.element]
+        sequence, position = _place(f, token, self.tokens)
+        seen = visible(f, position, position + 1, self.window, chunk, self.chunks)
+
+        def block(slot: Value) -> Block:
             page = _page(f, sequence, slot, self.table, self.page)
             row = (page * self.kv_heads + kv_head) * self.page + slot % self.page
-            keys = f.arguments["k"].at(row * (size * self.width))
-            values = f.arguments["v"].at(row * (size * self.value_width))
-            for offset in range(0, 16 * size * self.value_width, 64):
-                f.prefetch(values.at(offset))
-            index = slot.splat() + f.constant(vector(I64), range(16))
-            visible = index < seen.splat()
-            if self.window:
-                visible = Value(f, f.builder.and_(visible.raw, (lowest.splat() <= index).raw))
-            weights: list[Value] = []
-            for scores, t, m, own in zip(
-                self._scores(f, isa, rows, keys), top, mass, sums, strict=True
-            ):
-                if self.softcap:
-                    scores = number.tanh(f, scores * (1 / self.softcap)) * self.softcap
-                scores = f.select(visible, scores, f.constant(F32V, _LOWEST))
-                best = f.larger(t.value, f.largest(scores).splat())
-                shrink = number.exp(f, t.value - best)
-                weight = f.select(visible, number.exp(f, scores - best), f.constant(F32V, 0.0))
-                t.value = best
-                m.value = f.fma(m.value, shrink, weight)
-                for one in own:
-                    one.value = one.value * shrink
-                weights.append(weight)
-            for j in range(16):
-                v = values.at(j * size * self.value_width)
-                for i in range(lanes):
-                    part = number.load(f, isa, v.at(16 * size * i), self.element)
-                    for weight, own in zip(weights, sums, strict=True):
-                        own[i].value = f.fma(weight.take([j] * 16), part, own[i].value)
-        for index, head in enumerate(heads):
-            row = token * self.heads + first_head + head
-            out = f.arguments["out"].at((row * self.chunks + chunk) * (4 * self.out_row))
-            if self.chunks == 1:
-                scale = (f.f32(1.0) / f.total(mass[index].value)).splat()
-                for i, one in enumerate(sums[index]):
-                    out.at(64 * i).store(one.value * scale)
-                continue
-            for i, one in enumerate(sums[index]):
-                out.at(64 * i).store(one.value)
-            out.at(4 * self.value_width).store(top[index].value)
-            out.at(4 * self.value_width + 64).store(mass[index].value)
+            key_bytes, value_bytes = size * self.width, size * self.value_width
+            keys = f.arguments["k"].at(row * key_bytes)
+            values = f.arguments["v"].at(row * value_bytes)
+            prefetch(f, values, 16 * value_bytes)
+            return Block(
+                key=lambda j: keys.at(j * key_bytes), value=lambda j: values.at(j * value_bytes)
+            )
 
-    def _scores(self, f: Function, isa: Isa, rows: list[list[Value]], keys: Value) -> list[Value]:
-        """Each query row with sixteen keys. Partial sums fold pairwise: lanes end in key order."""
-        size = number.SIZES[self.element]
-
-        def folded(first: int, count: int) -> list[Value]:
-            if count == 1:
-                key = keys.at(first * size * self.width)
-                loaded = [
-                    number.load(f, isa, key.at(16 * size * i), self.element)
-                    for i in range(self.width // 16)
-                ]
-                return [_products(f, row, loaded) for row in rows]
-            half = count // 2
-            pairs = zip(folded(first, half), folded(first + half, half), strict=True)
-            return [_fold(a, b, 16 // half) for a, b in pairs]
-
-        return folded(0, 16)
-
-
-def _products(f: Function, row: list[Value], key: list[Value]) -> Value:
-    made = row[0] * key[0]
-    for a, b in zip(row[1:], key[1:], strict=True):
-        made = f.fma(a, b, made)
-    return made
-
-
-def _fold(a: Value, b: Value, width: int) -> Value:
-    """Groups of `width` lanes, a's then b's, each halved by adding its upper half to its lower."""
-    lanes = [g * width + i for g in range(32 // width) for i in range(width // 2)]
-    return a.take(lanes, b) + a.take([lane + width // 2 for lane in lanes], b)
+        softmax = Softmax(f, isa, self.element, self.width, self.value_width, self.softcap)
+        base = f.arguments["q"].at(token * (4 * self.strides[1]))
+        for at in range(0, group, softmax.together):
+            heads = range(at, min(at + softmax.together, group))
+            every = [kv_head * group + head for head in heads]
+            rows = [softmax.row(base.at(h * (4 * self.strides[0])), self.scale) for h in every]
+            line = token * self.heads
+            outs = [
+                f.arguments["out"].at(((line + h) * self.chunks + chunk) * (4 * self.out_row))
+                for h in every
+            ]
+            softmax.write(rows, seen, block, outs, self.chunks > 1)
