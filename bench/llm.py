@@ -164,6 +164,8 @@ def measure(
         rows.append(_row(case, samples, native.weight_bytes) | {"tries": tries})
         _show(model.name, threads, rows[-1])
         note(rows)
+    if "llama_cpp" in engines:
+        engines["llama_cpp"].version += "; " + engines["llama_cpp"].say("settings").strip()
     for one in engines.values():
         one.close()
     return {

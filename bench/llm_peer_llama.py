@@ -6,8 +6,8 @@
 times COUNT steps from there and takes them back, `prefill LENGTH BATCH` times one prompt. Answers
 are seconds. `grow MOST CONTEXT COUNT` is a decode in one sequence of at most MOST tokens that goes
 on from where the last `grow` was. `greedy COUNT ID ID …` answers COUNT times [token, its five
-likeliest with logits]. A context of llama.cpp belongs to one (CONTEXT, BATCH); all share the
-weights.
+likeliest with logits]. `settings` says what was chosen. A context of llama.cpp belongs to one
+(CONTEXT, BATCH); all share the weights.
 """
 
 import ctypes
@@ -33,18 +33,39 @@ c.llama_backend_init()
 model = c.llama_model_load_from_file(path.encode(), c.llama_model_default_params())
 if not model:
     sys.exit(f"llama.cpp cannot load {path}")
-contexts, grown = {}, 0
+contexts, flash, grown = {}, {}, 0
 
 
-def context(filled, batch):
-    if (filled, batch) not in contexts:
-        wanted = c.llama_context_default_params()
-        wanted.n_ctx = (filled + ROOM) * batch
-        wanted.n_seq_max = batch
-        wanted.n_batch = wanted.n_ubatch = PIECE
-        wanted.n_threads = wanted.n_threads_batch = threads
-        contexts[filled, batch] = c.llama_init_from_model(model, wanted)
-    return contexts[filled, batch]
+def context(filled, batch, kind="decode"):
+    key = filled, batch, faster(kind)
+    if key not in contexts:
+        contexts[key] = made(*key)
+    return contexts[key]
+
+
+def made(filled, batch, flash):
+    wanted = c.llama_context_default_params()
+    wanted.n_ctx = (filled + ROOM) * batch
+    wanted.n_seq_max = batch
+    wanted.n_batch = wanted.n_ubatch = PIECE
+    wanted.n_threads = wanted.n_threads_batch = threads
+    wanted.flash_attn_type = flash
+    return c.llama_init_from_model(model, wanted)
+
+
+def faster(kind):
+    """Flash attention on or off, whichever is faster here: tried once for decoding and prompts."""
+    if kind not in flash:
+        seconds = {}
+        for one in (c.LLAMA_FLASH_ATTN_TYPE_ENABLED, c.LLAMA_FLASH_ATTN_TYPE_DISABLED):
+            where = made(PIECE, 1, one)
+            run(where, [(TOKEN, p, 0) for p in range(16)])
+            prompt = run(where, [(TOKEN, p, 0) for p in range(16, PIECE)])
+            steps = [run(where, [(TOKEN, PIECE + i, 0)]) for i in range(10)]
+            seconds[one] = prompt if kind == "prefill" else sum(steps[2:])
+            c.llama_free(where)
+        flash[kind] = min(seconds, key=seconds.get)
+    return flash[kind]
 
 
 def run(where, rows):
@@ -103,9 +124,12 @@ def answer(what, *numbers):
         return greedy(*numbers)
     if what == "grow":
         return grow(*numbers)
+    if what == "settings":
+        names = {c.LLAMA_FLASH_ATTN_TYPE_ENABLED: "on", c.LLAMA_FLASH_ATTN_TYPE_DISABLED: "off"}
+        return ", ".join(f"flash attention {names[one]} ({kind})" for kind, one in flash.items())
     if what == "prefill":
         length, batch = numbers
-        where = context(length, batch)
+        where = context(length, batch, "prefill")
         c.llama_memory_clear(c.llama_get_memory(where), True)
         return sum(fill(where, length, s) for s in range(batch))
     filled, batch = numbers[:2]
