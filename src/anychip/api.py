@@ -16,6 +16,7 @@ from anychip.core import (
     TargetName,
     UsageError,
     discover,
+    shipped_text,
     unknown,
 )
 from anychip.core.config import read
@@ -171,7 +172,7 @@ def diff(
     compared, of the program as it is. Raises UsageError for targets that do not run and for
     arguments that do not apply to the model.
     """
-    from anychip.debug import diff_language, diff_module, made_up, shipped_text
+    from anychip.debug import diff_language, diff_module, made_up
     from anychip.frontends.llm import PRECISIONS
     from anychip.llm import prompt_ids
 

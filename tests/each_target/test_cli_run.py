@@ -58,6 +58,9 @@ def test_weights_are_quantised_on_load_and_the_cache_is_bounded(cli, tiny_gguf):
     assert cost["tokens"] == 128  # as many as the model's context holds
     assert cost["own"]["value"] > 1
     assert cost["change"] == cost["quantised"]["value"] / cost["own"]["value"] - 1 != 0
+    code, out, err = cli(*words, "--kv", "f16", "-f", "json")
+    assert (code, json.loads(out)["kv"]) == (0, "f16"), err
+    assert " MB of f16" in err
     code, _, err = cli(*words, "--kv-mb", 0.001)
     assert code == 2
     assert "holds no page" in err
@@ -69,6 +72,7 @@ def test_weights_are_quantised_on_load_and_the_cache_is_bounded(cli, tiny_gguf):
         ((), "needs --prompt"),
         (("-p", "x", "--quantize", "q4_9"), "q4_0"),
         (("-p", "x", "--min-p", 7), "min_p"),
+        (("-p", "x", "--kv", "q9"), "q8_0"),
         (("-p", "x", "--logit-bias", "five"), "TOKEN=NUMBER"),
         (("--prompts", "nowhere.txt"), "nowhere.txt"),
     ],

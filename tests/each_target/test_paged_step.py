@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from anychip.compilers.xla import XlaTarget
-from anychip.core import CompileOptions, PagedShape
+from anychip.core import CompileOptions, InputError, PagedShape, UsageError, dtype
 from anychip.frontends.llm import MLA, PRECISIONS, MoE
 
 CONTEXT = 64
@@ -35,7 +37,7 @@ def run(executable, state, **inputs):
 
 def blank(module):
     return {
-        a.name: np.zeros([int(d) for d in a.shape], np.float32)
+        a.name: np.zeros([int(d) for d in a.shape], dtype(a.dtype).numpy)
         for a in module.signature.named("state")
     }
 
@@ -105,6 +107,36 @@ def test_native_kernels_over_pages_equal_xla(kind, threads, tiny):
     for row, tokens in zip(got, sequences, strict=True):
         (want,) = unpaged(model, XlaTarget("cpu:xla"), precision, tokens, 1)
         assert np.abs(row - want).max() <= 1e-4 * np.abs(want).max()
+
+
+def test_a_cache_of_eight_bits_gives_nearly_the_same(tiny):
+    """A q8_0 number is off by at most 1/254 of its block's largest."""
+    pytest.importorskip("llvmlite")
+    from anychip.compilers.native import NativeTarget
+
+    model, precision = tiny(head_dim=32), replace(PRECISIONS["f32"], cache="q8_0")
+    sequences = [[5, 9, 2, 44, 17, 3, 8, 90, 1, 2], [60, 1, 33, 5]]
+    state = model.step_state(SHAPES["cpu:native"], precision)
+    whole = model.step_state(SHAPES["cpu:native"], PRECISIONS["f32"])
+    assert sum(a.nbytes for a in state) * 128 == sum(a.nbytes for a in whole) * 34
+    native, xla = (
+        paged(model, target, precision, sequences, 2)
+        for target in (NativeTarget(), XlaTarget("cpu:xla"))
+    )
+    for ours, other, tokens in zip(native, xla, sequences, strict=True):
+        (want,) = unpaged(model, XlaTarget("cpu:xla"), PRECISIONS["f32"], tokens, 1)
+        assert 0 < np.abs(ours - want).max() <= 0.02 * np.abs(want).max()
+        assert 0 < np.abs(other - want).max() <= 0.02 * np.abs(want).max()
+
+
+def test_caches_that_cannot_be_are_refused(tiny):
+    held, shape = PRECISIONS["f32"], SHAPES["cpu:native"]
+    with pytest.raises(UsageError, match="or q8_0"):
+        tiny().step_state(shape, replace(held, cache="q4_0"))
+    with pytest.raises(UsageError, match="steps over pages"):
+        tiny().decode(1, 64, replace(held, cache="q8_0"))
+    with pytest.raises(InputError, match="block of 32"):
+        tiny(head_dim=16).step_state(shape, replace(held, cache="q8_0"))
 
 
 def test_perplexity_is_its_definition(tiny):

@@ -25,6 +25,7 @@ from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
 from anychip.compilers.native.kernels.norm import RmsNorm
+from anychip.compilers.native.kernels.paged import PagedAttention, PagedUpdate
 from anychip.compilers.native.kernels.quantize import Quantize, records_bytes
 from anychip.compilers.native.kernels.rope import Rope, Turns
 from anychip.compilers.native.pack import pack_blocks, pack_dense
@@ -199,7 +200,7 @@ def wide(cache: np.ndarray, group: int) -> np.ndarray:
 
 
 def cached(random: Random) -> Case:
-    element = str(random.choice(["f32", "bf16"]))
+    element = str(random.choice(list(FLOATS)))
     batch, heads, length = (int(random.integers(1, n)) for n in (4, 4, 5))
     slots, width = length + int(random.integers(0, 30)), int(random.integers(1, 70))
     ring = length == 1 and bool(random.integers(2))
@@ -214,6 +215,81 @@ def cached(random: Random) -> Case:
     kernel = CacheUpdate(batch, heads, slots, width, length, strides, element, ring)
     buffers = {"new": new, "start": start, "cache": cache}
     return Case([(kernel, ["new", "start", "cache"])], buffers, want, 0.0)
+
+
+def pages(random: Random, element: str, count: int, heads: int, page: int, width: int) -> Any:
+    """(a pool as it is held, its numbers)."""
+    numbers = random.standard_normal((count, heads, page, width)).astype(np.float32)
+    if element != "q8_0":
+        held = numbers.astype(FLOATS[element])
+        return held, held.astype(np.float64)
+    held = block_format(element).quantize(numbers)
+    return held, block_format(element).dequantize(held).astype(np.float64)
+
+
+def placed(random: Random, tokens: int, page: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """(the table of two sequences, each token's own place, pages in all)."""
+    per = -(-tokens // page) + int(random.integers(1, 4))
+    table = random.permutation(2 * per + 1)[: 2 * per].reshape(2, per).astype(np.int32)
+    cells = random.permutation(2 * per * page)[:tokens]
+    return table, np.stack([cells % 2, cells // 2]).astype(np.int32), 2 * per + 1
+
+
+def attended_pages(random: Random) -> Case:
+    element = str(random.choice([*FLOATS, "q8_0", "q8_0"]))
+    kv_heads, group = (int(random.integers(1, n)) for n in (4, 5))
+    heads, page = kv_heads * group, 16 * int(random.integers(1, 3))
+    step = 32 if element == "q8_0" else 16
+    width, value_width = (step * int(random.integers(1, 4)) for _ in range(2))
+    tokens = int(random.choice([1, 1, 3, 20]))
+    window, softcap = int(random.choice([0, 0, 5, 40])), float(random.choice([0, 0, 10]))
+    chunks = int(random.integers(1, 4)) if tokens == 1 else 1
+    table, places, count = placed(random, tokens, page)
+    k, k_numbers = pages(random, element, count, kv_heads, page, width)
+    v, v_numbers = pages(random, element, count, kv_heads, page, value_width)
+    q = random.standard_normal((heads, tokens, width)).astype(np.float32)
+    want = np.zeros((tokens, heads, value_width))
+    for token, (sequence, position) in enumerate(places.T):
+        first = max(0, position - window + 1) if window else 0
+        at = np.arange(first, position + 1)
+        where = table[sequence, at // page], slice(None), at % page
+        keys, values = (np.repeat(x[where], group, 1) for x in (k_numbers, v_numbers))
+        scores = np.einsum("hd,shd->hs", q[:, token].astype(np.float64), keys) * width**-0.5
+        scores = np.tanh(scores / softcap) * softcap if softcap else scores
+        odds = np.exp(scores - scores.max(-1, keepdims=True))
+        odds /= odds.sum(-1, keepdims=True)
+        want[token] = np.einsum("hs,shd->hd", odds, values)
+    sizes = (tokens, heads, kv_heads, page, table.shape[1], width, value_width)
+    strides = (tokens * width, width)
+    kernel = PagedAttention(*sizes, width**-0.5, window, softcap, element, strides, chunks)
+    out = np.zeros((tokens, heads, value_width), np.float32)
+    buffers = {"q": q, "k": k, "v": v, "table": table, "places": places, "out": out}
+    names = ["q", "k", "v", "table", "places", "out"]
+    if chunks == 1:
+        return Case([(kernel, names)], buffers, want, 1e-4)
+    buffers["parts"] = np.zeros(kernel.out_bytes // 4, np.float32)
+    names[-1] = "parts"
+    merge = MergeChunks(tokens, heads, value_width, chunks), ["parts", "out"]
+    return Case([(kernel, names), merge], buffers, want, 1e-4)
+
+
+def updated_pages(random: Random) -> Case:
+    element = str(random.choice([*FLOATS, "q8_0"]))
+    heads, page, tokens = int(random.integers(1, 4)), 16, int(random.integers(1, 9))
+    width = 32 * int(random.integers(1, 4)) if element == "q8_0" else int(random.integers(1, 70))
+    table, places, count = placed(random, tokens, page)
+    pool, _ = pages(random, element, count, heads, page, width)
+    new = random.standard_normal((tokens, heads, width)).astype(np.float32)
+    new[0] *= random.choice([0, 1e-7, 1, 3e4])  # nothing, f16's smallest numbers, its largest
+    is_blocks = element == "q8_0"
+    rows = block_format("q8_0").quantize(new) if is_blocks else new.astype(FLOATS[element])
+    want = pool.astype(np.float64)
+    for token, (sequence, position) in enumerate(places.T):
+        want[table[sequence, position // page], :, position % page] = rows[token]
+    sizes = (tokens, heads, page, width, table.shape[1])
+    kernel = PagedUpdate(*sizes, (width, heads * width), element)
+    buffers = {"new": new, "table": table, "places": places, "pool": pool}
+    return Case([(kernel, ["new", "table", "places", "pool"])], buffers, want, 0.0)
 
 
 def normed(random: Random) -> Case:
@@ -257,7 +333,8 @@ def turned(random: Random) -> Case:
 
 
 MAKERS: list[Callable[[Random], Case]] = [
-    *(block_product, attended, embedded, dense_product, cached, normed, turned)
+    *(block_product, attended, embedded, dense_product, cached, normed, turned),
+    *(attended_pages, updated_pages),
 ]
 
 
@@ -276,7 +353,7 @@ def one(seed: int) -> str:
     return f"{maker.__name__}: {case.kernels[-1][0]}"
 
 
-@pytest.mark.parametrize("seed", range(14))
+@pytest.mark.parametrize("seed", range(18))
 def test_kernels_agree_with_numpy_inside_guarded_memory(seed):
     one(seed)
 

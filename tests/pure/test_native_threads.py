@@ -10,7 +10,7 @@ from anychip.compilers.native.isa import choose
 from anychip.compilers.native.plan import Constant
 from anychip.compilers.native.pool import Pool
 from anychip.compilers.native.threads import Choice, choose_threads, counts
-from anychip.core import InputError, Weights
+from anychip.core import InputError, SetupError, Weights
 
 ISA = choose("generic")
 
@@ -125,3 +125,9 @@ def test_workers_stay_on_their_node():
     pool.close()
     assert where == [TWO[0], TWO[1], TWO[1]]
     assert os.sched_getaffinity(0) == before
+
+
+def test_instructions_this_cpu_lacks_are_named():
+    foreign = "neon" if os.uname().machine == "x86_64" else "avx2"
+    with pytest.raises(SetupError, match=f"isa={foreign} needs .*which this CPU"):
+        choose(foreign)

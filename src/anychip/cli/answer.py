@@ -16,7 +16,9 @@ from anychip.core import (
     UnsupportedError,
     UsageError,
     discover,
+    shipped_text,
     simulates,
+    unknown,
 )
 from anychip.core.config import read
 
@@ -24,11 +26,16 @@ PAGE = 16
 """Tokens in a page of the KV cache: what cpu:native's kernels take."""
 
 
+KV = ("f32", "f16", "bf16", "q8_0")
+"""What a KV cache may hold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ask:
     """What to generate and how. `precision` "" leaves it to the target, `quantize` is a block
     format for the weights; `speculate` is "", "lookup" or a draft model's name; `kv_mb` bounds
-    the KV cache (0: as much as the prompts need at once)."""
+    the KV cache (0: as much as the prompts need at once), `kv` is what it holds ("": what the
+    precision says)."""
 
     max_new: int = 128
     chat: bool = False
@@ -38,6 +45,7 @@ class Ask:
     stops: tuple[str, ...] = ()
     speculate: str = ""
     kv_mb: float = 0.0
+    kv: str = ""
 
 
 def fastest() -> str:
@@ -50,10 +58,15 @@ def precision_for(model: LanguageModel, target: str, ask: Ask) -> Precision:
     from anychip.cli.model import precision_of
 
     if ask.quantize:
-        return quantised(ask.quantize)
-    if ask.precision:
-        return precision_of(model, ask.precision)
-    return precision_of(model, "auto" if target == "cpu:native" else "f32")
+        held = quantised(ask.quantize)
+    else:
+        own = "auto" if target == "cpu:native" else "f32"
+        held = precision_of(model, ask.precision or own)
+    if ask.kv and ask.kv not in KV:
+        raise unknown("KV cache type", ask.kv, KV)
+    if not ask.kv:
+        return held
+    return replace(held, name=f"{held.name}, KV {ask.kv}", cache=ask.kv)
 
 
 def quantised(form: str) -> Precision:
@@ -109,12 +122,13 @@ def answer_prompts(
         "precision": precision.name,
         "simulated": simulates(chosen),
         "one_by_one": why,
+        "kv": precision.cache,
         "kv_bytes": engine.kv_bytes if engine else None,
         "perplexity": None,
         "speculation": engine.acceptance.to_json() if engine and engine.acceptance else None,
         "answers": answers,
     }
-    if ask.quantize and model.step:
+    if (ask.quantize or ask.kv == "q8_0") and model.step:
         result["perplexity"] = quantisation_cost(model, chosen, precision)
     if len(answers) == 1:
         result = {**answers[0], **result}
@@ -124,7 +138,7 @@ def answer_prompts(
 def quantisation_cost(model: LanguageModel, target: Target, held: Precision) -> dict[str, Any]:
     """How well the model foretells the shipped text in its own precision, and in this one."""
     from anychip.llm import prompt_ids
-    from anychip.llm.perplexity import perplexity, shipped_text
+    from anychip.llm.perplexity import perplexity
 
     tokens = prompt_ids(model, shipped_text())[: min(512, model.facts.context)]
     own = precision_for(model, target.name, Ask())
@@ -194,8 +208,8 @@ def _engine(
             engine = make(replace(limits, pages=min(pages, need)))
         progress_console.print(
             f"[dim]{model.name} on {target.name}, {precision.name}; KV cache "
-            f"{engine.kv_bytes / 1e6:.1f} MB: {engine.limits.pages} pages of {PAGE} tokens for "
-            f"{sequences} sequences of {context}[/dim]",
+            f"{engine.kv_bytes / 1e6:.1f} MB of {precision.cache}: {engine.limits.pages} pages of "
+            f"{PAGE} tokens for {sequences} sequences of {context}[/dim]",
             soft_wrap=True,
         )
         engine.warm([len(one) for one in ids])
@@ -233,7 +247,7 @@ def _draft_model(
             f"--speculate {ask.speculate}: its vocabulary has {draft.facts.vocabulary} tokens, "
             f"{model.name}'s {model.facts.vocabulary}; they must be the same"
         )
-    precision = precision_for(draft, target.name, replace(ask, quantize="", precision=""))
+    precision = precision_for(draft, target.name, replace(ask, quantize="", precision="", kv=""))
     context = min(context, draft.facts.context)
     return DraftModel(draft, target, context, precision, options)
 

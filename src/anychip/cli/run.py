@@ -69,6 +69,9 @@ def run(
         str, typer.Option(help="Guess ahead: lookup, or a draft model's name or path.")
     ] = "",
     kv_mb: Annotated[float, typer.Option("--kv-mb", help="Bound of the KV cache in MB.")] = 0.0,
+    kv: Annotated[
+        str, typer.Option("--kv", help="What the KV cache holds: f32, f16, bf16 or q8_0.")
+    ] = "",
     precision: PrecisionOption = "",
     quantize: Annotated[
         str, typer.Option(help="Hold the weights in a block format such as q4_0 or q8_0.")
@@ -119,6 +122,7 @@ def run(
         stops=tuple(stop or ()),
         speculate=speculate,
         kv_mb=kv_mb,
+        kv=kv,
     )
     texts = [*(prompt or ()), *(read_prompts(prompts) if prompts else ())]
     if not texts:

@@ -13,7 +13,7 @@ from anychip.core.errors import (
     missing_extra,
     unknown,
 )
-from anychip.core.files import sha256, write_atomically
+from anychip.core.files import sha256, shipped_text, write_atomically
 from anychip.core.language_model import (
     ChatTemplate,
     Facts,
@@ -117,6 +117,7 @@ __all__ = [
     "read_chip",
     "read_system",
     "sha256",
+    "shipped_text",
     "simulates",
     "unknown",
     "write_atomically",

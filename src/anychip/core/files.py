@@ -1,10 +1,11 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and the text that is shipped."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 
 
@@ -21,6 +22,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def shipped_text() -> str:
+    """The opening of "Pride and Prejudice" (Jane Austen, 1813; in the public domain)."""
+    return (files("anychip.core") / "text.txt").read_text(encoding="utf-8")
 
 
 def _umask() -> int:

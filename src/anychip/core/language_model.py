@@ -46,7 +46,8 @@ class Precision:
 
     `weights` is an element type (`f32`, `bf16`, `f8E4M3FN`, `i8`) or a block format (`q4_0`,
     `mxfp4`, …), or `stored` for each tensor as its file has it; `experts` is the same for the
-    routed experts where they differ. `activations` and `cache` are element types; `matmul` is the
+    routed experts where they differ. `activations` and `cache` are element types (for steps over
+    pages, `cache` may be `q8_0`); `matmul` is the
     format in which the matrix unit multiplies (a key of ChipSpec.matmul_flops_per_s).
     """
 

@@ -2,7 +2,7 @@
 
 from anychip.debug.bisect import Culprit, bisect, does_not_compile, is_wrong, prefix
 from anychip.debug.diff import Diff, LayerError, Output, diff_language, diff_module
-from anychip.debug.inputs import made_up, shipped_text
+from anychip.debug.inputs import made_up
 from anychip.debug.instrument import Probe, instrument
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "is_wrong",
     "made_up",
     "prefix",
-    "shipped_text",
 ]

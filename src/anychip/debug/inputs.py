@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,3 @@ def made_up(
         else:
             arrays.append(random.integers(low, high, shape).astype(element.numpy))
     return arrays
-
-
-def shipped_text() -> str:
-    """The opening of "Pride and Prejudice" (Jane Austen, 1813; in the public domain)."""
-    return (files("anychip.debug") / "text.txt").read_text(encoding="utf-8")

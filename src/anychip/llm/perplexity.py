@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 
 import numpy as np
 
@@ -18,11 +17,6 @@ from anychip.core import (
 from anychip.llm.paged import PagedSteps, Row
 
 _PIECE, _PAGE = 64, 16
-
-
-def shipped_text() -> str:
-    """The opening of "Alice's Adventures in Wonderland" (Lewis Carroll, 1865; public domain)."""
-    return (files("anychip.llm") / "perplexity.txt").read_text(encoding="utf-8")
 
 
 def perplexity(

@@ -2,7 +2,8 @@
 
 A pool [pages, kv_heads, page, ·] holds every sequence's keys or values; `table` i32[S,P] lists
 each sequence's pages in order, so position p of sequence s lies in slot p mod page of page
-table[s, p / page]. `places` i32[2,T] says each token's sequence and, below it, its position.
+table[s, p / page]. `places` i32[2,T] says each token's sequence and, below it, its position. A pool
+of ui8 holds blocks of q8_0 (core/blocks.py): 34 bytes for 32 numbers.
 """
 
 # JAX's own annotations are partly unknown to pyright; strictness about them finds nothing of ours.
@@ -17,10 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from anychip.core.blocks import block_format
 from anychip.ops.composite import attributes_of, composite, example
 from anychip.ops.composite_attention import cached_attention
 from anychip.ops.view import OpView
 from anychip.ops.work import Work
+
+_BLOCKS = block_format("q8_0")
 
 _TOGETHER = 16
 """Tokens whose pages the plain body gathers at once: its memory is theirs times the context."""
@@ -34,6 +38,8 @@ def _update_work(op: OpView) -> Work:
 
 def _np_update(pool: Any, new: Any, table: Any, places: Any) -> Any:
     out, size = np.array(pool), pool.shape[2]
+    if pool.dtype == np.uint8:
+        new = _BLOCKS.quantize(new.astype(np.float32))
     for token, (sequence, position) in enumerate(places.T):
         out[table[sequence, position // size], :, position % size] = new[0, :, token]
     return out
@@ -54,6 +60,11 @@ def _np_update(pool: Any, new: Any, table: Any, places: Any) -> Any:
             expect=_np_update,
             given={2: [2, 0, 1], 3: [0, 0, 3, 4]},
         ),
+        example(
+            *("ui8[3,2,2,68]", "f32[1,2,2,64]", "i32[1,3]", "i32[2,2]"),
+            expect=_np_update,
+            given={2: [2, 0, 1], 3: [0, 0, 3, 4]},
+        ),
     ],
 )
 def paged_update(pool: Any, new: Any, table: Any, places: Any) -> Any:
@@ -64,7 +75,8 @@ def paged_update(pool: Any, new: Any, table: Any, places: Any) -> Any:
     size = pool.shape[2]
     sequence, position = places[0], places[1]
     page = table[sequence, position // size]
-    rows = new[0].astype(pool.dtype).transpose((1, 0, 2))
+    held = _BLOCKS.quantize(new[0], jnp) if pool.dtype == np.uint8 else new[0].astype(pool.dtype)
+    rows = held.transpose((1, 0, 2))
     return pool.at[page, :, position % size].set(rows, mode="promise_in_bounds")
 
 
@@ -73,6 +85,8 @@ def _paged_work(op: OpView) -> Work:
     attributes, keys = attributes_of(op), per * pool.sizes[2]
     seen = min(attributes["window"] or keys, keys)
     sequences, width = op.inputs[3].sizes[0], pool.sizes[-1]
+    if pool.dtype == "ui8":
+        width = width // _BLOCKS.nbytes * _BLOCKS.elements
     row = (op.inputs[1].nbytes + pool.nbytes) // (pool.sizes[0] * pool.sizes[2])
     read = sequences * seen * row + op.inputs[0].nbytes + op.inputs[3].nbytes + op.inputs[4].nbytes
     pairs = h * length * seen
@@ -93,6 +107,8 @@ def _np_paged(
 ) -> Any:
     """Straight from the definition: one token, one head, one key at a time."""
     size, group = k_pool.shape[2], q.shape[1] // k_pool.shape[1]
+    if k_pool.dtype == np.uint8:
+        k_pool, v_pool = (_BLOCKS.dequantize(pool).astype(float) for pool in (k_pool, v_pool))
     out = np.zeros((*q.shape[:3], v_pool.shape[-1]))
     for h, t in np.ndindex(q.shape[1:3]):
         sequence, position = places[:, t]
@@ -134,6 +150,18 @@ def _np_paged(
             given={3: [2, 0, 1], 4: [0, 0, 3, 4]},
             scale=0.35,
             reduced=8,
+        ),
+        example(
+            *("f32[1,2,2,32]", "ui8[3,1,2,34]", "ui8[3,1,2,68]", "i32[1,3]", "i32[2,2]"),
+            expect=_np_paged,
+            given={
+                1: lambda: _BLOCKS.quantize(np.sin(np.arange(6 * 32)).reshape(6, 32)),
+                2: lambda: _BLOCKS.quantize(np.cos(np.arange(6 * 64)).reshape(6, 64)),
+                3: [2, 0, 1],
+                4: [0, 0, 3, 4],
+            },
+            scale=0.35,
+            reduced=32,
         ),
     ],
 )
@@ -187,7 +215,9 @@ def paged_attention(
 
 
 def _line(pool: Any, pages: Any) -> Any:
-    """pool[N,K,page,D], pages[t,P] → [t,K,P*page,D]."""
+    """pool[N,K,page,D], pages[t,P] → [t,K,P*page,D]; blocks as f32."""
     found = pool.at[pages].get(mode="promise_in_bounds")
+    if pool.dtype == np.uint8:
+        found = _BLOCKS.dequantize(found, jnp)
     t, many, heads, size, width = found.shape
     return found.transpose((0, 2, 1, 3, 4)).reshape((t, heads, many * size, width))

@@ -220,6 +220,16 @@ def _state(known: Any) -> tuple[View, str]:
     return known, place.argument.name
 
 
+def _pool(known: Any) -> tuple[View, str, str, int]:
+    """A pool of pages, its state's name, the type of its numbers, and how many a row holds."""
+    is_blocks = isinstance(known, View) and known.element == "ui8"
+    pool, name = _state(replace(known, element="f32") if is_blocks else known)
+    if not is_blocks:
+        return pool, name, pool.element, pool.shape[3]
+    block = block_format("q8_0")
+    return known, name, block.name, pool.shape[3] // block.nbytes * block.elements
+
+
 def _i32s(reader: Any, known: Any) -> View:
     view = reader.view(known)
     if view.element != "i32" or not view.is_dense:
@@ -297,12 +307,12 @@ def _chunks(units: int, threads: int, slots: int) -> int:
 
 
 def _paged_update(reader: Any, op: OpView, inputs: list[Any]) -> View:
-    pool, name = _state(reader.view(inputs[0]))
+    pool, name, element, width = _pool(reader.view(inputs[0]))
     new = reader.wide(inputs[1])
     table, places = (_i32s(reader, one) for one in inputs[2:4])
-    _, heads, page, width = pool.shape
+    _, heads, page, _ = pool.shape
     tokens, per = new.shape[2], table.shape[1]
-    kernel = PagedUpdate(tokens, heads, page, width, per, new.strides[1:3], pool.element)
+    kernel = PagedUpdate(tokens, heads, page, width, per, new.strides[1:3], element)
     reader.add(kernel, new, table, places, pool)
     reader.versions[name] = pool.version + 1
     return replace(pool, version=pool.version + 1)
@@ -313,11 +323,13 @@ def _paged_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
         raise NoKernel("attention sinks")
     attributes = op.attributes["composite_attributes"]
     q = reader.wide(inputs[0])
-    k, v = (_state(reader.view(one))[0] for one in inputs[1:3])
+    (k, _, element, _), (v, _, other, value_width) = (
+        _pool(reader.view(one)) for one in inputs[1:3]
+    )
     table, places = (_i32s(reader, one) for one in inputs[3:5])
     _, heads, tokens, width = q.shape
-    _, kv_heads, page, value_width = v.shape
-    if width % 16 or value_width % 16 or page % 16 or k.element != v.element:
+    _, kv_heads, page, _ = v.shape
+    if width % 16 or value_width % 16 or page % 16 or element != other:
         raise NoKernel(f"heads of {width} in pages of {page}; kernels need multiples of 16")
     # Threads share a lone token's keys. As many cuts for many tokens: an answer must not depend
     # on who else is in the step.
@@ -327,7 +339,7 @@ def _paged_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
         attributes["scale"],
         attributes["window"],
         attributes["softcap"],
-        k.element,
+        element,
         q.strides[1:3],
         chunks,
     )

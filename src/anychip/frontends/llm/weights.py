@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from anychip.core.blocks import BLOCK_FORMATS
-from anychip.core.dtypes import DTYPES, dtype
+from anychip.core.blocks import BLOCK_FORMATS, block_format
+from anychip.core.dtypes import dtype
 from anychip.core.errors import InputError, UnsupportedError, UsageError, unknown
 from anychip.core.language_model import Facts, PagedShape, Precision
 from anychip.core.signature import Argument
@@ -252,9 +252,10 @@ def cache_specs(
     """
     if batch < 1 or context < 1:
         raise UsageError(f"batch = {batch} and context = {context} must be at least 1")
-    if dtype(precision.cache).name not in DTYPES or dtype(precision.cache).kind != "float":
+    if precision.cache in BLOCK_FORMATS or dtype(precision.cache).kind != "float":
         raise UsageError(
-            f"precision {precision.name} caches {precision.cache}; use a float element type"
+            f"precision {precision.name} caches {precision.cache}; use a float element type "
+            "(q8_0 caches are for steps over pages)"
         )
     made: list[Argument] = []
     for layer in range(config.layers):
@@ -275,7 +276,8 @@ def page_specs(
     config: TransformerConfig, shape: PagedShape, precision: Precision
 ) -> tuple[Argument, ...]:
     """The state arguments of a paged step: `layers.{i}.k` and `layers.{i}.v`
-    [pages, kv_heads, page_tokens, head_dim], for window layers too (they see less, not hold less).
+    [pages, kv_heads, page_tokens, head_dim], for window layers too (they see less, not hold less);
+    with a cache of q8_0 the last dimension is that of its blocks in bytes.
 
     Raises UnsupportedError for latent attention.
     """
@@ -289,9 +291,16 @@ def page_specs(
             raise UsageError(f"{name} = {getattr(shape, name)} must be at least 1")
     if shape.rows > shape.tokens:
         raise UsageError(f"rows = {shape.rows} of {shape.tokens} tokens cannot have logits")
-    sizes = (shape.pages, config.kv_heads, shape.page_tokens, config.head_dim)
+    element, row = precision.cache, config.head_dim
+    if element != "q8_0" and (element in BLOCK_FORMATS or dtype(element).kind != "float"):
+        raise UsageError(
+            f"precision {precision.name} caches {element}; use a float element type, or q8_0"
+        )
+    if element == "q8_0":
+        element, row = "ui8", block_format("q8_0").row_bytes(config.head_dim)
+    sizes = (shape.pages, config.kv_heads, shape.page_tokens, row)
     return tuple(
-        Argument(f"layers.{layer}.{name}", sizes, precision.cache, "state")
+        Argument(f"layers.{layer}.{name}", sizes, element, "state")
         for layer in range(config.layers)
         for name in ("k", "v")
     )

@@ -83,7 +83,6 @@ class Softmax:
     ) -> None:
         """Go through the keys, `block(first)` of them at a time, and write each row's result."""
         f, parts = self.f, self.value_width // 16
-        size = number.SIZES[self.element]
         top = [f.cell(f.constant(F32V, _LOWEST)) for _ in rows]
         mass = [f.cell(f.constant(F32V, 0.0)) for _ in rows]
         sums = [[f.cell(f.constant(F32V, 0.0)) for _ in range(parts)] for _ in rows]
@@ -103,9 +102,9 @@ class Softmax:
                 kept.store(weight, align=64)
             with f.loop(0, 16, 4) as begin:
                 for j in range(4):
-                    v = here.value(begin + j)
+                    part_of = number.row_reader(f, self.isa, here.value(begin + j), self.element)
                     for i in range(parts):
-                        part = number.load(f, self.isa, v.at(16 * size * i), self.element)
+                        part = part_of(i)
                         for kept, own in zip(shares, sums, strict=True):
                             one = kept.at(begin * 4).at(4 * j).load(F32).splat()
                             own[i].value = f.fma(one, part, own[i].value)
@@ -141,15 +140,11 @@ class Softmax:
 
     def _scores(self, rows: Sequence[list[Value]], here: Block) -> list[Value]:
         """Each row with sixteen keys. Partial sums fold pairwise: lanes end in key order."""
-        size = number.SIZES[self.element]
 
         def folded(first: int, count: int) -> list[Value]:
             if count == 1:
-                key = here.key(first)
-                loaded = [
-                    number.load(self.f, self.isa, key.at(16 * size * i), self.element)
-                    for i in range(self.width // 16)
-                ]
+                part_of = number.row_reader(self.f, self.isa, here.key(first), self.element)
+                loaded = [part_of(i) for i in range(self.width // 16)]
                 return [_products(self.f, row, loaded) for row in rows]
             half = count // 2
             pairs = zip(folded(first, half), folded(first + half, half), strict=True)

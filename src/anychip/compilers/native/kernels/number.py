@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from anychip.compilers.native.ir import F16, F32, I16, I32, Function, Value, vector
+from collections.abc import Callable
+
+from anychip.compilers.native.ir import F16, F32, F32V, I8, I16, I32, I32V, Function, Value, vector
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.dot import halves
 
@@ -35,10 +37,63 @@ def store(f: Function, isa: Isa, pointer: Value, value: Value, element: str, lan
         bits = value.bits_as(_kind(I32, lanes))
         rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16
         pointer.store(rounded.to(_kind(I16, lanes)))
-    else:
+    elif isa.has_half:
         assert element == "f16"
-        assert isa.has_half
         pointer.store(value.to(_kind(F16, lanes)))
+    else:
+        pointer.store(_half_bits(f, value, lanes).to(_kind(I16, lanes)))
+
+
+def _half_bits(f: Function, value: Value, lanes: int) -> Value:
+    """An f32's nearest f16 as bits, ties to even: the exponent's bias changed and thirteen bits
+    rounded off; below 2^-14, adding a half does the rounding ("float->half", F. Giesen, 2012)."""
+    kind = _kind(I32, lanes)
+    bits = value.bits_as(kind)
+    size = bits & 0x7FFFFFFF
+    normal = ((size - 0x38000000) + (((size >> 13) & 1) + 0xFFF)) >> 13
+    small = (size.bits_as(value.type) + 0.5).bits_as(kind) - 0x3F000000
+    made = f.select(size < 0x38800000, small, normal)
+    above = f.select(size > 0x7F800000, f.constant(kind, 0x7E00), f.constant(kind, 0x7C00))
+    return f.select(size < 0x47800000, made, above) | ((bits >> 16) & 0x8000)
+
+
+BLOCK, BLOCK_BYTES = 32, 34
+"""Of q8_0: an f16 scale, then 32 signed bytes (core/blocks.py)."""
+
+
+def row_bytes(element: str, count: int) -> int:
+    """Of a row of `count` numbers; of q8_0 a multiple of 32."""
+    return count // BLOCK * BLOCK_BYTES if element == "q8_0" else count * SIZES[element]
+
+
+def row_reader(f: Function, isa: Isa, row: Value, element: str) -> Callable[[int], Value]:
+    """part(i): numbers 16 i to 16 i + 15 of a row as f32."""
+    if element != "q8_0":
+        return lambda i: load(f, isa, row.at(16 * SIZES[element] * i), element)
+    scales: dict[int, Value] = {}
+
+    def part(i: int) -> Value:
+        number, half = divmod(i, 2)
+        block = row.at(number * BLOCK_BYTES)
+        if number not in scales:
+            scales[number] = load(f, isa, block, "f16", 1).splat()
+        codes = block.at(2 + 16 * half).load(vector(I8), align=1)
+        return codes.to(I32V).to(F32V) * scales[number]
+
+    return part
+
+
+def store_block(f: Function, isa: Isa, block: Value, numbers: Value) -> None:
+    """32 f32 numbers as a block of q8_0, to the nearest, halves away from zero (as ggml does)."""
+    parts = [numbers.load(F32V), numbers.at(64).load(F32V)]
+    most = f.largest(f.larger(*(f.magnitude(part) for part in parts)))
+    scale = most / 127.0
+    inverse = f.select(most > 0.0, f.f32(1.0) / scale, f.f32(0.0)).splat()
+    store(f, isa, block, scale, "f16", 1)
+    for i, part in enumerate(parts):
+        scaled = part * inverse
+        half = f.select(scaled < 0.0, f.constant(F32V, -0.5), f.constant(F32V, 0.5))
+        block.at(2 + 16 * i).store((scaled + half).to(I32V).to(vector(I8)), align=1)
 
 
 def _kind(element: object, lanes: int) -> object:

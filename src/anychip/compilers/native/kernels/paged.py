@@ -27,8 +27,8 @@ def _page(f: Function, sequence: Value, position: Value, table: int, size: int) 
 @dataclass(frozen=True)
 class PagedUpdate:
     """pool[pages, heads, page, width] gets each token's row of new f32[heads, tokens, width],
-    rounded to the pool's type. A unit is one row of one head; `strides` are those of `new` in
-    elements, along heads and tokens."""
+    rounded to the pool's type, which may be q8_0. A unit is one row of one head; `strides` are
+    those of `new` in elements, along heads and tokens."""
 
     tokens: int
     heads: int
@@ -51,25 +51,32 @@ class PagedUpdate:
         return self.tokens * self.heads
 
     def emit(self, f: Function, isa: Isa, first: Value, last: Value) -> None:
-        size = number.SIZES[self.element]
         with f.loop(first, last) as unit:
             head, token = unit % self.heads, unit // self.heads
             sequence, position = _place(f, token, self.tokens)
             page = _page(f, sequence, position, self.table, self.page)
             row = (page * self.heads + head) * self.page + position % self.page
-            pool = f.arguments["pool"].at(row * (size * self.width))
+            pool = f.arguments["pool"].at(row * number.row_bytes(self.element, self.width))
             new = (
                 f.arguments["new"]
                 .at(head * (4 * self.strides[0]))
                 .at(token * (4 * self.strides[1]))
             )
-            whole = self.width // 16 * 16
-            for i in range(0, whole, 16):
-                value = number.load(f, isa, new.at(4 * i), "f32", 16)
-                number.store(f, isa, pool.at(size * i), value, self.element, 16)
-            for i in range(whole, self.width):
-                value = number.load(f, isa, new.at(4 * i), "f32", 1)
-                number.store(f, isa, pool.at(size * i), value, self.element, 1)
+            self._row(f, isa, pool, new)
+
+    def _row(self, f: Function, isa: Isa, pool: Value, new: Value) -> None:
+        if self.element == "q8_0":
+            for i in range(self.width // number.BLOCK):
+                block = pool.at(number.BLOCK_BYTES * i)
+                number.store_block(f, isa, block, new.at(4 * number.BLOCK * i))
+            return
+        size, whole = number.SIZES[self.element], self.width // 16 * 16
+        for i in range(0, whole, 16):
+            value = number.load(f, isa, new.at(4 * i), "f32", 16)
+            number.store(f, isa, pool.at(size * i), value, self.element, 16)
+        for i in range(whole, self.width):
+            value = number.load(f, isa, new.at(4 * i), "f32", 1)
+            number.store(f, isa, pool.at(size * i), value, self.element, 1)
 
 
 @dataclass(frozen=True)
@@ -129,14 +136,15 @@ class PagedAttention:
             self._token(f, isa, token, kv_head, chunk)
 
     def _token(self, f: Function, isa: Isa, token: Value, kv_head: Value, chunk: Value) -> None:
-        group, size = self.heads // self.kv_heads, number.SIZES[self.element]
+        group = self.heads // self.kv_heads
         sequence, position = _place(f, token, self.tokens)
         seen = visible(f, position, position + 1, self.window, chunk, self.chunks)
 
         def block(slot: Value) -> Block:
             page = _page(f, sequence, slot, self.table, self.page)
             row = (page * self.kv_heads + kv_head) * self.page + slot % self.page
-            key_bytes, value_bytes = size * self.width, size * self.value_width
+            key_bytes = number.row_bytes(self.element, self.width)
+            value_bytes = number.row_bytes(self.element, self.value_width)
             keys = f.arguments["k"].at(row * key_bytes)
             values = f.arguments["v"].at(row * value_bytes)
             prefetch(f, values, 16 * value_bytes)
