@@ -28,7 +28,6 @@ from typing import Any
 MODEL, PROMPT = "smollm2-135m", "The capital of France is"
 PEER = """
 import sys, llama_cpp
-llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda *_: None), None)
 model = llama_cpp.Llama(sys.argv[1], n_ctx=64, n_threads=int(sys.argv[3]), verbose=False)
 print(model.create_completion(sys.argv[2], max_tokens=1, temperature=0.0)["choices"][0]["text"])
 print(llama_cpp.__version__, file=sys.stderr)
@@ -93,7 +92,7 @@ def measure(model: Path, home: Path, options: Any) -> dict[str, Any]:
     parts: dict[str, list[float]] = {}
     for _ in range(options.rounds):
         done = _run([sys.executable, "-c", CODEGEN, MODEL], home)
-        for line in done.stdout.splitlines():
+        for line in filter(None, done.stdout.splitlines()):
             part, _, value = line.rpartition(": ")
             parts.setdefault(part, []).append(float(value.removesuffix(" ms")))
     return {
