@@ -56,7 +56,9 @@ def table(document: dict[str, Any]) -> str:
 def _said(one: dict[str, Any]) -> tuple[int, str, str, str]:
     """(order, compiler, verdict, why) that chips share."""
     how = one["target"].partition(":")[2]
-    why = _short(one["error"] or one["summary"])
+    why = _short((one["error"] or one["summary"]).removeprefix(f"{one['target']} "))
+    if one["matched"] is False and one["max_rel_err"] is not None:
+        why += f"; off by {one['max_rel_err']:.1e} of the largest value"
     if one["state"] == "absent":
         return 5, "–", "not to be had", why
     if one["state"] == "missing":

@@ -123,3 +123,16 @@ def test_shapes_without_values_fold_nothing():
     function, x, weights = NORMS["scaled"]
     module = replace(bound(function, x, **weights), weights=Weights())
     assert fold(module).bytecode == module.bytecode
+
+
+def test_a_number_that_constants_decide_stays_a_number():
+    x = np.ones((2, 4), np.float32)
+
+    def model(x, w):
+        start = lax.add(jnp.asarray(1), lax.mul(jnp.asarray(0), jnp.asarray(5)))
+        return lax.dynamic_slice_in_dim(x, start, 2, 1) @ w
+
+    module = bound(model, x, w=(2, 3))
+    folded = fold(module)
+    assert not {"add", "multiply"} & {*kinds(folded)}, kinds(folded)
+    assert mismatch(results(folded, x), results(module, x), 4) is None

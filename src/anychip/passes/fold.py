@@ -308,7 +308,7 @@ def _replace(
     for index, (value, array) in enumerate(zip(frontier, arrays, strict=True)):
         old, spec = values[value], value.spec
         if not known[value]:
-            held: Any = np.ascontiguousarray(array)
+            held: Any = np.ascontiguousarray(array).reshape(array.shape)  # it makes scalars vectors
             attribute = mlir.DenseElementsAttr.get(held, type=_element(old))
             made = mlir.Operation.create(
                 "stablehlo.constant",
