@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from torch.export import ExportedProgram
 
@@ -32,11 +34,13 @@ def in_the_way(program: ExportedProgram, seed: int | None) -> list[OpCoverage]:
         for one in binding.arguments
     ]
     state = Evaluation(rules, seed, at_example=True)
+
+    def look(*arrays: Any) -> None:
+        evaluate(state, program.graph_module, binding.fed(arrays))
+
     try:
         with jax.enable_x64(True):
-            jax.eval_shape(
-                lambda *arrays: evaluate(state, program.graph_module, binding.fed(arrays)), *inputs
-            )
+            jax.eval_shape(look, *inputs)
     except UnsupportedError as error:
         rows += [row for row in error.report if row.op not in named]
     return rows
