@@ -256,8 +256,18 @@ def main() -> None:
             "p90_abs_error": errors[int(0.9 * (len(errors) - 1))],
         }
     print(json.dumps(summary))
-    document = {**summary, "rows": rows, "samples": samples}
-    given.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    seen = {
+        name: {
+            "least": min(some),
+            "median": statistics.median(some),
+            "most": max(some),
+            "samples": len(some),
+        }
+        for name, some in samples.items()
+    }
+    parts = {**summary, "rows": rows, "benchmarks": seen}
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(part)}" for key, part in parts.items())
+    given.json.write_text(f"{{{lines}}}\n", encoding="utf-8")
     if given.markdown:
         given.markdown.write_text(table(rows), encoding="utf-8")
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -115,31 +115,33 @@ def by_metric(found: dict[str, float]) -> dict[str, dict[str, float]]:
     }
 
 
-def judge(name: str, data: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """A stack's fit with its errors in sample and left out, and every left-out row's logarithm;
-    None when no row is of that stack."""
+def judge(name: str, data: Path) -> tuple[dict[str, Any], dict[str, dict[str, float]]] | None:
+    """A stack's fit with its errors in sample and left out, and every left-out row's logarithm by
+    system; None when no row is of that stack."""
     predictor = Predictor(discover(), catalogue.model, PRECISIONS)
     rows = [row for row in read(data) if predictor.stack_of(row).name == name]
     if not rows:
         return None
     best = fit(predictor, STACKS[name], rows, np.array(START), 80)
-    left: list[dict[str, Any]] = []
+    left: dict[str, dict[str, float]] = {}
     systems = sorted({system_of(row) for row in rows})
     for system in systems if len(systems) > 1 else ():
         inside = [row for row in rows if system_of(row) == system]
         others = [row for row in rows if system_of(row) != system]
         without = fit(predictor, STACKS[name], others, guess_of(best), 22)
-        left += [
-            {"id": id, "stack": name, "system": system, "error": error}
-            for id, error in errors(predictor, without, inside).items()
-        ]
+        found = errors(predictor, without, inside)
+        left[system] = {id: round(error, 6) for id, error in found.items()}
     entry = {
         **dict(zip(NAMES, guess_of(best).tolist(), strict=True)),
         "in_sample": by_metric(errors(predictor, best, rows)),
-        "left_out": by_metric({row["id"]: row["error"] for row in left}),
+        "left_out": by_metric(joined(left.values())),
     }
     print(json.dumps({name: entry}, indent=1), flush=True)
     return entry, left
+
+
+def joined(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    return {id: error for part in parts for id, error in part.items()}
 
 
 def system_of(row: Published) -> str:
@@ -156,13 +158,14 @@ def main() -> None:
     names = args.stack or list(STACKS)
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         judged = dict(zip(names, pool.map(judge, names, [args.data] * len(names)), strict=True))
-    rows = [row for one in judged.values() if one for row in one[1]]
-    together = by_metric({row["id"]: row["error"] for row in rows})
+    left = {name: one[1] for name, one in judged.items() if one}
+    together = by_metric(joined(part for systems in left.values() for part in systems.values()))
     print(json.dumps({"left out, all stacks": together}, indent=1))
     if args.json:
         stacks = {name: one[0] for name, one in judged.items() if one}
-        document = {"stacks": stacks, "left_out": together, "rows": rows}
-        args.json.write_text(json.dumps(document, indent=1))
+        parts = {"stacks": stacks, "left_out": together, "errors": left}
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(part)}" for key, part in parts.items())
+        args.json.write_text(f"{{{lines}}}\n", encoding="utf-8")
 
 
 NAMES = (

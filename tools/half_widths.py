@@ -40,9 +40,33 @@ def figure(row: dict[str, Any]) -> dict[str, Any]:
         "family": row["family"],
         "phase": phase,
         "chip": row["chip"],
-        "error": error,
-        "facts": math.sqrt(max(side * side - own * own, 0.0)),
+        "error": round(error, 6),
+        "facts": round(math.sqrt(max(side * side - own * own, 0.0)), 6),
     }
+
+
+KEPT = ("id", "chip", "error", "facts")
+"""Of a figure in the JSON, in this order, under its phase and family."""
+
+
+def to_json(made: Sequence[dict[str, Any]], figures: Sequence[dict[str, Any]]) -> str:
+    """A line for each phase and family."""
+    groups: dict[str, list[list[Any]]] = {}
+    for one in figures:
+        groups.setdefault(f"{one['phase']} {one['family']}", []).append([one[k] for k in KEPT])
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(rows)}" for key, rows in groups.items())
+    return f'{{"table": {json.dumps(made)},\n"figures": {{\n{lines}}}}}\n'
+
+
+def from_json(text: str) -> list[dict[str, Any]]:
+    """The figures that `to_json` kept."""
+    figures: list[dict[str, Any]] = []
+    for key, rows in json.loads(text)["figures"].items():
+        phase, family = key.split()
+        figures += [
+            {"phase": phase, "family": family, **dict(zip(KEPT, r, strict=True))} for r in rows
+        ]
+    return figures
 
 
 def scores(figures: Sequence[dict[str, Any]]) -> np.ndarray:
@@ -103,7 +127,7 @@ def main() -> None:
     made = table(figures)
     for line in made:
         print(json.dumps(line))
-    args.json.write_text(json.dumps({"table": made, "figures": figures}, indent=1))
+    args.json.write_text(to_json(made, figures), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def test_users_of_parted_copies_have_energy_and_a_command_of_their_own(tmp_path,
     assert made["mean_batch"]["value"] <= 8
     assert 3 * 100 < made["wall_w"]["value"] < 3 * 1300
     assert "--max-concurrency 8" in made["ttft_s"]["falsify"]
-    assert "1 copies for prompts" in made["ttft_s"]["falsify"]
+    assert "1 copy for prompts" in made["ttft_s"]["falsify"]
     assert document["accepted"] == pytest.approx([0.3, 0.7])
 
 
@@ -198,6 +198,7 @@ def test_users_of_parted_copies_have_energy_and_a_command_of_their_own(tmp_path,
         (("smollm2-135m", "--target", "h100", "--rate", "1", "--generate", "9000"), 2, "made for"),
         (("llama-3.1-405b", "--target", "l4", "--rate", "1", "--precision", "bf16"), 1, "not fit"),
         (("smollm2-135m", "--target", "h100", "--rate", "1", "--guesses", "2"), 2, "--accept"),
+        (("smollm2-135m", "--target", "h100", "--trace", "t", "--requests", "9"), 2, "--requests"),
     ],
 )
 def test_what_cannot_be_is_a_clear_error_and_what_does_not_fit_a_verdict(words, code, why):

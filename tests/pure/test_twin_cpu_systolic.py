@@ -13,7 +13,7 @@ from anychip.twin import lower, twin
 from anychip.twin.lowered import Amounts, Kernel, Table
 from anychip.twin.machine import Machine, machine
 from anychip.twin.products import product
-from anychip.twin.shard import ONE_CHIP, portion
+from anychip.twin.shard import ONE_CHIP, Shards, portion
 from anychip.twin.simulate import Simulated, simulate
 
 
@@ -79,6 +79,21 @@ def test_more_bandwidth_never_slows(chip, small_model):
         faster = replace(chip, levels=levels, peak_bytes_per_s=peaks)
         seconds.append(_run(table, faster).seconds)
     assert seconds == sorted(seconds, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["tpu-v5e", "h100"])
+def test_stages_hand_their_results_on_over_the_link(small_model, name):
+    one = machine(discover().chip(name).spec)
+    assert one.link is not None
+    made = simulate(_table(small_model, length=4), one, Shards(1, 2))
+    (sent,) = (
+        span for span in made.trace("x").spans if span.op == "send on" and "0" in span.resource
+    )
+    assert sent.end_s - sent.start_s >= one.link.hop_s
+    farther = replace(one, link=replace(one.link, hop_s=one.link.hop_s + 1e-3))
+    slower = simulate(_table(small_model, length=4), farther, Shards(1, 2))
+    # Next to all of it: the weights of the second stage are fetched meanwhile.
+    assert 0.9e-3 < slower.seconds - made.seconds <= 1e-3 * (1 + 1e-9)
 
 
 def test_equal_questions_have_equal_traces(chip, small_model):

@@ -8,6 +8,10 @@ import pytest
 from anychip.cli.scatter import scatter_page
 from anychip.core import InputError, discover
 from anychip.frontends.llm import PRECISIONS, catalogue
+from anychip.mapper.deployment import deploy
+from anychip.mapper.figures import Limits, figures
+from anychip.mapper.serving import closed
+from anychip.mapper.traffic import run
 from anychip.twin.machine import OVERLAP
 from anychip.validate import SHIPPED, Predictor, Published, read, validate
 from anychip.validate.energy import left_out
@@ -149,6 +153,42 @@ def test_measured_servers_draw_what_is_predicted(predictor):
     assert all(abs(one.error) < 0.2 for one in report.rows), [one.error for one in report.rows]
     left = report.to_json()["energy_left_out"]
     assert left["metrics"]["system_wall_power"]["max_abs_error"] < 0.2
+
+
+def test_a_simulated_and_a_validated_server_draw_the_same(predictor):
+    """The same requests on the same chips, one through `simulate`, one through a published row."""
+    model = catalogue.model("llama-3.1-8b", 0)
+    placed = deploy(
+        model,
+        "dgx-b200",
+        predictor.registry,
+        PRECISIONS,
+        longest=1024,
+        precision="fp8",
+        tensor=1,
+        sequences=64,
+    )
+    row = Published(
+        id="P1",
+        model="llama-3.1-8b",
+        precision="fp8",
+        chip="NVIDIA B200",
+        chips="8",
+        batch="max_seqs 512",
+        prompt="512",
+        generate="128",
+        metric="system_wall_power",
+        value=9000.0,
+        unit="W",
+        notes="TP1",
+    )
+    (of_row,) = validate([row], predictor).rows
+    fleet = placed.fleet(copies=8)
+    demand = closed(512, 128, 512, 5120)
+    served = run(fleet, demand)
+    limits = Limits(ttft_s=1.0, tpot_s=1.0)
+    made = figures(placed, fleet, demand, served, limits, "none")
+    assert made["wall_w"].value == pytest.approx(of_row.value.value, rel=0.03)
 
 
 def test_serving_points_stand_beside_a_roofline_and_other_rows_do_not(tmp_path, predictor):

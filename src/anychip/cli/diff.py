@@ -101,7 +101,8 @@ def diff(
         print_json(document)
     else:
         _show(found)
-        console.print(f"{run.path}: diff.json, sqnr.svg", style="dim", soft_wrap=True)
+        drawn = ", sqnr.svg" if found.layers else ""
+        console.print(f"{run.path}: diff.json{drawn}", style="dim", soft_wrap=True)
 
 
 def _read(path: Path | None) -> str | None:

@@ -27,7 +27,7 @@ from anychip.cli.model import (
     twin_options,
 )
 from anychip.cli.output import Format, FormatOption, console, print_json, progress_console, scaled
-from anychip.core import CompileOptions, RunFolder, Trace, discover
+from anychip.core import CompileOptions, RunFolder, Trace, UsageError, discover
 from anychip.core.config import read
 from anychip.twin import Floor, Simulated, Table, Timed, TwinExecutable, step_cost
 
@@ -35,6 +35,7 @@ UNITS = (
     *("MEM weights", "MEM cache", "MEM activations", "MXM install", "MXM multiply", "SXM", "VXM"),
     *("C2C", "cores", "fabric", "capacity memory", "arrays", "SIMD", "die-to-die", "bridge"),
     *("command processor", "HBM", "neural engines", "vector units", "UCIe", "PCIe", "network"),
+    *("L2", "MXU", "SMs", "VPU", "link"),
 )
 """From top to bottom: where data lies, what computes, what connects."""
 
@@ -56,7 +57,9 @@ def show(
     tensor: TensorOption = None,
     pipeline: PipelineOption = None,
     seed: Annotated[int, typer.Option(help="Seed of made-up inputs.")] = 0,
-    runs: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    runs: Annotated[
+        Path | None, typer.Option(help="Where run folders go; the setting `runs` without it.")
+    ] = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Draw one step: units over time, where the model lies, and the roofline with every op."""
@@ -71,11 +74,13 @@ def show(
         )
         executable = chosen.compile(loaded.module, options)
         is_twin = isinstance(executable, TwinExecutable)
+        if is_twin and input:
+            raise UsageError(f"{target} predicts its trace and looks at no inputs: drop --input")
         inputs = () if is_twin else inputs_for(loaded, input or (), seed)
         made = executable.trace(*inputs)
         made_by = executable if isinstance(executable, TwinExecutable) else None
         pictures = _pictures(made, made_by)
-    folder = RunFolder.new(runs, "show", f"{model}-{target}", datetime.now())
+    folder = RunFolder.new(runs or read("runs"), "show", f"{model}-{target}", datetime.now())
     for name, svg in pictures.items():
         folder.write(f"{name}.svg", svg)
     listing = executable.artifacts.get("schedule.txt")

@@ -58,6 +58,7 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
+    context: typer.Context,
     model: ModelArgument,
     target: Annotated[str, typer.Option(help="A system or a chip: dgx-h100, h100:twin.")],
     requests: Annotated[int, typer.Option(help="How many.")] = 1000,
@@ -107,6 +108,10 @@ def simulate(
     if trace is not None:
         if rate is not None or concurrency is not None:
             raise UsageError("a trace has its own arrivals: leave --rate and --concurrency out")
+        for name in ("requests", "prompt", "generate", "spread", "seed"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise UsageError(f"a trace has its own requests: leave --{name} out")
         demand = read_trace(trace)
     else:
         demand = traffic(
@@ -225,7 +230,7 @@ def falsify(placed: Deployment, demand: Demand, prefill: int) -> str:
         span = float(demand.arrivals_s.max()) or 1.0
         words += ["--request-rate", f"{len(demand.prompts) / span:.6g}"]
     words += ["--percentile-metrics", "ttft,tpot,e2el", "--metric-percentiles", "10,50,90,99"]
-    apart = f", {prefill} copies for prompts" if prefill else ""
+    apart = f", {prefill} {'copy' if prefill == 1 else 'copies'} for prompts" if prefill else ""
     return f"{shlex.join(words)}  # against {placed.stack.name} on {placed.system.name}{apart}"
 
 

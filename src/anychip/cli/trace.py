@@ -34,7 +34,15 @@ from anychip.cli.output import (
     scaled,
     table,
 )
-from anychip.core import CompileOptions, Target, Trace, discover, simulates, write_atomically
+from anychip.core import (
+    CompileOptions,
+    Target,
+    Trace,
+    UsageError,
+    discover,
+    simulates,
+    write_atomically,
+)
 from anychip.core.config import read
 
 
@@ -71,7 +79,10 @@ def trace(
             timeout_s=read("child_timeout"), extra=twin_options(tensor, pipeline)
         )
         executable = chosen.compile(module, options)
-        inputs = () if _needs_none(chosen) else inputs_for(loaded, input or (), seed)
+        is_predicted = _needs_none(chosen)
+        if is_predicted and input:
+            raise UsageError(f"{target} predicts its trace and looks at no inputs: drop --input")
+        inputs = () if is_predicted else inputs_for(loaded, input or (), seed)
         made = executable.trace(*inputs)
     write_atomically(output, made.to_perfetto())
     longest = _longest(made, top)

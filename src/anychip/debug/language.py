@@ -15,9 +15,9 @@ class LanguageOutput:
     `perplexity_a`, `perplexity_b`: exp of the mean negative log-likelihood of the text's tokens.
     `top1_agreement`: share of positions where both find the same token likeliest. `margin`: mean
     of a's likeliest logit minus its second; `margin_lost`: share of positions where b has these two
-    the other way round. `logit_rms`: root mean
-    square of b's logits minus a's, each position's mean taken off, which no probability depends on.
-    `divergence`: mean Kullback-Leibler divergence of b's next-token distribution from a's, in nats.
+    the other way round. `logit_rms`: root mean square of b's logits minus a's, each position's mean
+    taken off, which no probability depends on. `divergence`: mean Kullback-Leibler divergence of
+    b's next-token distribution from a's, in nats.
     """
 
     positions: int

@@ -24,7 +24,7 @@ from anychip.core import (
 from anychip.mapper.pace import Pace, pace
 from anychip.mapper.search import Question, search
 from anychip.mapper.serving import Stack
-from anychip.mapper.stacks import ALSO, STACKS, TUNED
+from anychip.mapper.stacks import ALSO, STACKS, TUNED, with_cache
 from anychip.mapper.surface import Surface, Surfaces
 from anychip.mapper.traffic import Fleet
 from anychip.mapper.workload import Workload
@@ -142,9 +142,7 @@ def deploy(
             f"only {nodes:.0f} of a node: leave --tensor out"
         )
     chosen = _stack(stack, step_tokens, sequences)
-    held = found.plan.pieces[0].precision
-    if chosen.cache and chosen.cache != held.cache:
-        held = replace(held, name=f"{held.name}, {chosen.cache} cache", cache=chosen.cache)
+    held = with_cache(found.plan.pieces[0].precision, chosen)
     link = one.link or one.scale_out
     surface = surfaces.at(model, held, 1)
     return Deployment(

@@ -4,7 +4,6 @@ Estimate with its interval and the command that could prove it wrong."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,22 +11,11 @@ import numpy as np
 from anychip.core import Estimate
 from anychip.mapper.deployment import Deployment
 from anychip.mapper.economics import price, usd_per_mtok
-from anychip.mapper.pace import FAR, NEAR, PROMPTS
-from anychip.mapper.search import UNTIMED
+from anychip.mapper.energy import ServedPower
 from anychip.mapper.serving import Demand, Served
 from anychip.mapper.stacks import serving_error
 from anychip.mapper.traffic import Fleet, goodput, timeline
-from anychip.twin import (
-    Spread,
-    facts_of,
-    joules_by_source,
-    machine,
-    own_error,
-    place,
-    share,
-    spreads,
-    step_cost,
-)
+from anychip.twin import Spread, own_error
 
 PERCENTILES = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
 TIMES = ("ttft_s", "tpot_s", "e2e_s")
@@ -138,19 +126,19 @@ def _energy_and_money(
     chips = placed.chips * (fleet.copies + fleet.prefill)
     rate = made.error("chip_tok_s")
     factors = (math.exp(-rate), math.exp(rate))
-    facts = {
-        key: fact
-        for key, fact in facts_of(placed.spec, placed.system).items()
-        if key.endswith(UNTIMED) and not key.endswith(("usd", "usd_per_hour"))
-    }
-    spread = spreads(
-        lambda turned: {"j_per_tok": _joules(placed, fleet, demand, served, turned)},
-        facts,
-        {"j_per_tok": 0.0},
-    ).get("j_per_tok")
-    joules = _joules(placed, fleet, demand, served, {})
-    if joules is not None and spread is not None:
-        watts = joules * served.tok_s
+    power = ServedPower(
+        spec=placed.spec,
+        system=placed.system,
+        surface=placed.surface,
+        shards=placed.shards,
+        demand=demand,
+        served=served,
+        copies=fleet.copies,
+        prefill=fleet.prefill,
+    )
+    watts, spread = power.watts(), power.spread()
+    joules = None if watts is None else watts / served.tok_s
+    if watts is not None and joules is not None and spread is not None:
         made.within("wall_w", watts, *_ends(watts, spread), _named(spread))
         spread = spread.also("the server's rate", *factors)
         made.within("j_per_tok", joules, *_ends(joules, spread), _named(spread))
@@ -168,47 +156,3 @@ def _ends(value: float, spread: Spread) -> tuple[float, float]:
 
 def _named(spread: Spread) -> str:
     return ", ".join(f"{name} ({part:.0%})" for name, part in spread.drivers[:4])
-
-
-def _joules(
-    placed: Deployment,
-    fleet: Fleet,
-    demand: Demand,
-    served: Served,
-    turned: Mapping[str, float],
-) -> float | None:
-    """Joules at the wall for a token of an answer: of its decode steps at their mean batch and
-    context, of the prompts, and of the time that all copies stand there."""
-    one = machine(placed.spec, placed.system, turned)
-    surface, longest = placed.surface, placed.model.facts.context
-    near = min(NEAR, longest // 4)
-    at = place(share(surface.decode(1, near), placed.shards), one)
-    span = float(served.ended_s.max() - served.arrived_s.min()) * fleet.copies
-    total, tokens = 0.0, float(served.tokens.sum())
-    length = float(demand.prompts.mean())
-    known = min(PROMPTS, key=lambda size: abs(size - length))
-    known = min(known, longest)
-    # A part of the prompts read off; attention within them is off by the ratio of the lengths.
-    prompt = surface.prefill(length / known, known)
-    filled = step_cost(prompt, one, placed.shards, at)
-    prompts_s = min(filled.seconds * len(demand.prompts), 0.99 * span)
-    if fleet.prefill:
-        prompts_s = span / fleet.copies * fleet.prefill
-    elif not served.decode_steps:
-        prompts_s = span
-    parts = joules_by_source(prompt, one, filled, prompts_s, len(demand.prompts))
-    if parts is None or (fleet.prefill and not served.decode_steps):
-        return None
-    total += sum(parts.values())
-    if served.decode_steps:
-        context = length + float(served.tokens.mean()) / 2
-        far = min(FAR, longest)
-        batch = served.decoded / served.decode_steps
-        table = surface.decode(batch, near).blend(
-            surface.decode(batch, far), (context - near) / (far - near)
-        )
-        cost = step_cost(table, one, placed.shards, at)
-        rest_s = span if fleet.prefill else span - prompts_s
-        parts = joules_by_source(table, one, cost, rest_s, served.decode_steps)
-        total += sum((parts or {}).values())
-    return total / tokens

@@ -8,7 +8,9 @@ model, shard and load.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from anychip.core import Precision
 from anychip.mapper.serving import Stack
 
 STACKS: Mapping[str, Stack] = {
@@ -96,3 +98,10 @@ fitted to. Of its times to first token none is published; theirs is assumed."""
 def serving_error(stack: Stack, quantity: str) -> float:
     """How far off a simulated server may be: the half-width of its 80 % interval, a logarithm."""
     return (TUNED_ERROR if stack.name == TUNED.name else SERVING_ERROR)[quantity]
+
+
+def with_cache(precision: Precision, stack: Stack) -> Precision:
+    """The precision with the cache that the stack keeps."""
+    if not stack.cache or stack.cache == precision.cache:
+        return precision
+    return replace(precision, name=f"{precision.name}, {stack.cache} cache", cache=stack.cache)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anychip.twin.collective import all_gather_s, all_reduce_s, send_s
-from anychip.twin.engine import Block, Run
+from anychip.twin.collective import all_gather_s, all_reduce_s
+from anychip.twin.engine import Block
 from anychip.twin.formats import VECTOR
 from anychip.twin.machine import Machine
-from anychip.twin.program import Chain, Program, Task
+from anychip.twin.program import Chain, Program, Task, cards
 
 NOTE = (
     "chiplet machine model: the chiplets of a card work in step and are drawn as one, as are the "
@@ -49,41 +49,20 @@ class Package:
 def program(task: Task) -> Program:
     """One step: weights are fetched ahead as far as the buffers reach, kernels follow the token."""
     card = Package.of(task.machine)
-    at = {rows: index for index, rows in enumerate(dict.fromkeys(r for r, _ in task.table.order))}
-    blocks = [_block(task, card, rows) for rows in at]
-    blocks.append(_hop(task))
-    stages = task.stage_of()
-    names = [_name(stage, task.shards.tensor) for stage in range(max(stages, default=0) + 1)]
-    runs: list[Run] = []
-    last = 0
-    for stage, (rows, caller) in zip(stages, task.table.order, strict=True):
-        if stage != last:
-            ends = {"chip": names[last], "next": names[stage]}
-            runs.append(Run(len(at), at=ends, stage=last, tag=caller))
-            last = stage
-        runs.append(Run(at[rows], at={"chip": names[stage]}, stage=stage, tag=caller))
+    names = task.places(cards)
+    blocks, runs = task.staged(
+        names,
+        lambda rows: _block(task, card, rows),
+        lambda stage: task.send_on(task.machine.link, "PCIe"),
+    )
     return Program(
-        blocks=tuple(blocks),
-        runs=tuple(runs),
+        blocks=blocks,
+        runs=runs,
         note=NOTE,
         stands_for=dict.fromkeys(names, task.shards.tensor),
         before_s=task.machine.per_step_s,
         picture=task.occupancy(names),
     )
-
-
-def _name(stage: int, tensor: int) -> str:
-    first = stage * tensor
-    return f"card {first}" if tensor == 1 else f"cards {first}-{first + tensor - 1}"
-
-
-def _hop(task: Task) -> Block:
-    chain = Chain()
-    one = task.machine
-    size = float(task.table.numbers["reduce_bytes"].max(initial=0.0)) / task.shards.tensor
-    seconds = 0.0 if one.link is None else send_s(size, one.link)
-    chain.add("send on", "chip/PCIe", "next/PCIe", seconds=seconds, bound="link")
-    return chain.block()
 
 
 def _block(task: Task, card: Package, rows: range) -> Block:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from anychip.twin.collective import all_gather_s, all_reduce_s, send_s
-from anychip.twin.engine import Block, Run
+from anychip.twin.collective import all_gather_s, all_reduce_s
+from anychip.twin.engine import Block
 from anychip.twin.formats import VECTOR
 from anychip.twin.machine import Link, Machine
-from anychip.twin.program import Chain, Program, Task
+from anychip.twin.program import Chain, Program, Task, cards
 
 NOTE = (
     "in-memory machine model: one card of each group is shown, its chiplets in step; not modelled: "
@@ -47,32 +47,18 @@ class Card:
 def program(task: Task) -> Program:
     """One step on the cards: the vector's way through arrays, chiplets and cards."""
     card = Card.of(task.machine)
-    at = {rows: index for index, rows in enumerate(dict.fromkeys(r for r, _ in task.table.order))}
-    blocks = [_block(task, card, rows) for rows in at]
-    stages = task.stage_of()
-    names = [_name(stage, task.shards.tensor) for stage in range(max(stages, default=0) + 1)]
-    runs: list[Run] = []
-    last = 0
-    for stage, (rows, caller) in zip(stages, task.table.order, strict=True):
-        if stage != last:
-            blocks.append(_hop(task, stage))
-            ends = {"chip": names[last], "next": names[stage]}
-            runs.append(Run(len(blocks) - 1, at=ends, stage=last, tag=caller))
-            last = stage
-        runs.append(Run(at[rows], at={"chip": names[stage]}, stage=stage, tag=caller))
+    names = task.places(cards)
+    blocks, runs = task.staged(
+        names, lambda rows: _block(task, card, rows), lambda stage: _hop(task, stage)
+    )
     return Program(
-        blocks=tuple(blocks),
-        runs=tuple(runs),
+        blocks=blocks,
+        runs=runs,
         note=NOTE,
         stands_for=dict.fromkeys(names, task.shards.tensor),
         before_s=task.machine.per_step_s,
         picture=task.occupancy(names),
     )
-
-
-def _name(stage: int, tensor: int) -> str:
-    first = stage * tensor
-    return f"card {first}" if tensor == 1 else f"cards {first}-{first + tensor - 1}"
 
 
 def _between(task: Task, cards: int) -> Link | None:
@@ -82,18 +68,14 @@ def _between(task: Task, cards: int) -> Link | None:
 
 def _hop(task: Task, stage: int) -> Block:
     """To the next group of cards: by the server's bridge, or by the network between servers."""
-    chain = Chain()
-    size = float(task.table.numbers["reduce_bytes"].max(initial=0.0)) / task.shards.tensor
     one, tensor = task.machine, task.shards.tensor
     is_far = (
         one.scale_out is not None
         and stage * tensor // one.scale_up_count != (stage * tensor - 1) // one.scale_up_count
     )
-    link = (one.scale_out if is_far else None) or one.link
-    unit = "network" if is_far else "bridge"
-    seconds = 0.0 if link is None else send_s(size, link)
-    chain.add(*("send on", f"chip/{unit}", f"next/{unit}"), seconds=seconds, bound="link")
-    return chain.block()
+    return task.send_on(
+        (one.scale_out if is_far else None) or one.link, "network" if is_far else "bridge"
+    )
 
 
 def _block(task: Task, card: Card, rows: range) -> Block:

@@ -12,7 +12,7 @@ simulate.MODELS. What the function gets and owes:
 - Make one Block for each distinct `range` of `table.order` (a layer), and one Run for each entry.
   Chips of a tensor group do the same at the same time: schedule one and say so in `stands_for`.
   Stages of a pipeline are different places: name resources `chip/unit` and let each Run say which
-  chip (`at={"chip": "chips 8-15"}`); one block then serves all stages.
+  chip (`at={"chip": "chips 8-15"}`); one block then serves all stages (`task.staged`).
 - Pass activations from block to block through ports (`writes=("token",)`, `reads=("token",)`).
   Work that may run ahead (a prefetch) does not read the token; bound it by a port that its consumer
   sets ("buffer is free"), as the hardware's buffers do.
@@ -29,11 +29,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from anychip.core import Origin
+from anychip.twin.collective import send_s
 from anychip.twin.engine import Block, Job, Run, ticks
 from anychip.twin.floor import Floor
 from anychip.twin.formats import Way
 from anychip.twin.lowered import Table
-from anychip.twin.machine import Machine
+from anychip.twin.machine import Link, Machine
 from anychip.twin.shard import Placement, Portion, Shards
 
 
@@ -95,6 +96,39 @@ class Task:
         each = [caller.layer, *(self.table.kernels[row].origin.layer for row in rows)]
         return next((name for name in each if name), "part")
 
+    def places(self, name: Callable[[int, int], str]) -> list[str]:
+        """The chips of each stage, as `name` calls them by its number and how many they are."""
+        return [
+            name(stage, self.shards.tensor) for stage in range(max(self.stage_of(), default=0) + 1)
+        ]
+
+    def staged(
+        self, names: Sequence[str], block: Callable[[range], Block], hop: Callable[[int], Block]
+    ) -> tuple[tuple[Block, ...], tuple[Run, ...]]:
+        """A block for each distinct part of the model, and a run of each part on the chips of its
+        stage, after a run of `hop(stage)` from `chip` to `next` where a stage begins."""
+        at = {rows: i for i, rows in enumerate(dict.fromkeys(rows for rows, _ in self.table.order))}
+        blocks = [block(rows) for rows in at]
+        runs: list[Run] = []
+        last = 0
+        for stage, (rows, caller) in zip(self.stage_of(), self.table.order, strict=True):
+            if stage != last:
+                ends = {"chip": names[last], "next": names[stage]}
+                runs.append(Run(len(blocks), at=ends, stage=last, tag=caller))
+                blocks.append(hop(stage))
+                last = stage
+            runs.append(Run(at[rows], at={"chip": names[stage]}, stage=stage, tag=caller))
+        return tuple(blocks), tuple(runs)
+
+    def send_on(self, link: Link | None, unit: str) -> Block:
+        """Hand a stage's activations to the next: each chip its part over the link, drawn as
+        `unit`."""
+        size = float(self.table.numbers["reduce_bytes"].max(initial=0.0)) / self.shards.tensor
+        chain = Chain()
+        seconds = 0.0 if link is None else send_s(size, link)
+        chain.add("send on", f"chip/{unit}", f"next/{unit}", seconds=seconds, bound="link")
+        return chain.block()
+
     def occupancy(self, names: Sequence[str]) -> Occupancy:
         """What a chip of each stage (named in `names`) holds."""
         held: dict[str, list[tuple[str, float]]] = {name: [] for name in names}
@@ -129,6 +163,12 @@ class Program:
 
 
 Model = Callable[[Task], Program]
+
+
+def cards(stage: int, tensor: int) -> str:
+    """A stage's cards by their numbers."""
+    first = stage * tensor
+    return f"card {first}" if tensor == 1 else f"cards {first}-{first + tensor - 1}"
 
 
 TOKEN = "flow/token"

@@ -160,16 +160,17 @@ def _expert_load(table: Table, shards: Shards) -> tuple[np.ndarray, np.ndarray]:
     """For each kernel: the busiest chip's rows over the mean, and the share of weights it reads.
 
     A token misses a given expert of E with probability 1 - k/E, so T tokens touch
-    E (1 - (1 - k/E)^T) of them; expert parallelism divides those, but not below one a chip.
+    E (1 - (1 - k/E)^T) of them; expert parallelism divides those, but not below one a chip. A part
+    of a token chooses as a whole one does.
     """
     experts, active = table.traits.experts, table.traits.active
     grouped = table.traits.is_grouped
     if not grouped.any():
         return np.ones(len(grouped)), np.ones(len(grouped))
-    tokens = table.numbers["rows"] / active
+    tokens = np.maximum(table.numbers["rows"] / active, 1.0)
     held = experts / shards.expert
     miss = np.clip(1.0 - active / experts, 1e-300, 1.0)
     touched = held * (1.0 - np.exp(tokens * np.log(miss)))
-    worst = np.minimum(np.maximum(touched, np.minimum(tokens, 1.0)), held)
-    busiest = np.where(grouped, worst / np.maximum(touched, 1e-12), 1.0)
+    worst = np.minimum(np.maximum(touched, 1.0), held)
+    busiest = np.where(grouped, worst / touched, 1.0)
     return np.maximum(busiest, 1.0), np.where(grouped, worst / held, 1.0)

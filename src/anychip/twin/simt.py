@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 from anychip.twin.collective import all_gather_s, all_reduce_s
-from anychip.twin.engine import Block, Run
+from anychip.twin.engine import Block
 from anychip.twin.formats import VECTOR
 from anychip.twin.lowered import Kernel
 from anychip.twin.products import product
@@ -56,16 +56,15 @@ class Work:
 
 def program(task: Task) -> Program:
     """One step; of a tensor group one chip, of a pipeline every stage."""
-    rows_of = list(dict.fromkeys(rows for rows, _ in task.table.order))
-    at = {rows: index for index, rows in enumerate(rows_of)}
-    stages = task.stage_of()
-    names = [f"GPU {stage}" for stage in range(max(stages, default=0) + 1)]
+    names = task.places(lambda stage, tensor: f"GPU {stage}")
+    blocks, runs = task.staged(
+        names,
+        lambda rows: _block(task, rows),
+        lambda stage: task.send_on(task.machine.link, "link"),
+    )
     return Program(
-        blocks=tuple(_block(task, rows) for rows in rows_of),
-        runs=tuple(
-            Run(at[rows], at={"chip": names[stage]}, stage=stage, tag=caller)
-            for stage, (rows, caller) in zip(stages, task.table.order, strict=True)
-        ),
+        blocks=blocks,
+        runs=runs,
         note=NOTE,
         stands_for=dict.fromkeys(names, task.shards.tensor),
         before_s=task.machine.per_step_s,

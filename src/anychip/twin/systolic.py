@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from anychip.twin.collective import all_gather_s, all_reduce_s
-from anychip.twin.engine import Block, Run
+from anychip.twin.engine import Block
 from anychip.twin.formats import VECTOR
 from anychip.twin.lowered import Kernel
 from anychip.twin.machine import Machine
@@ -53,19 +53,17 @@ class Core:
 def program(task: Task) -> Program:
     """One step; of a tensor group one chip, of a pipeline every stage."""
     core = Core.of(task.machine)
-    rows_of = list(dict.fromkeys(rows for rows, _ in task.table.order))
-    at = {rows: index for index, rows in enumerate(rows_of)}
     first = task.table.order[0][0].start if task.table.order else 0
     last = task.table.order[-1][0].stop - 1 if task.table.order else 0
-    blocks = tuple(_block(task, core, rows, first, last) for rows in rows_of)
-    stages = task.stage_of()
-    names = [f"chip {stage}" for stage in range(max(stages, default=0) + 1)]
+    names = task.places(lambda stage, tensor: f"chip {stage}")
+    blocks, runs = task.staged(
+        names,
+        lambda rows: _block(task, core, rows, first, last),
+        lambda stage: task.send_on(task.machine.link, "link"),
+    )
     return Program(
         blocks=blocks,
-        runs=tuple(
-            Run(at[rows], at={"chip": names[stage]}, stage=stage, tag=caller)
-            for stage, (rows, caller) in zip(stages, task.table.order, strict=True)
-        ),
+        runs=runs,
         note=NOTE,
         stands_for=dict.fromkeys(names, task.shards.tensor),
         before_s=task.machine.per_step_s,

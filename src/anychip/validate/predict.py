@@ -21,9 +21,10 @@ from anychip.core import (
     UnsupportedError,
 )
 from anychip.mapper import Found, Question, Surfaces, Workload, estimates, search
+from anychip.mapper.energy import ServedPower
 from anychip.mapper.pace import Pace, pace
 from anychip.mapper.serving import Demand, Served, Stack, serve
-from anychip.mapper.stacks import STACKS, TUNED, serving_error
+from anychip.mapper.stacks import STACKS, TUNED, serving_error, with_cache
 from anychip.twin import Shards, machine
 from anychip.twin.machine import ACTIVE
 from anychip.validate.names import (
@@ -264,21 +265,31 @@ class Predictor:
         quantity = METRICS[row.metric][0]
         shards = f"{copies} x tp{chips // copies}"
         if quantity == "j_per_tok":
-            one = replace(system, counts=(chips // copies,))
-            found, joules = self._joules(model, precision, build, spec, one, lengths, number)
-            # A server draws all the time what the closed form's step draws: most of it is not
-            # for the work but for the chips and the host being on.
-            per = 1.0 if row.metric == "system_wall_power" else served.steady_tok_s * copies
+            shared = Shards(chips // copies)
+            power = ServedPower(
+                spec=spec,
+                system=system,
+                surface=self.surfaces.at(model, with_cache(self.precisions[precision], stack), 1),
+                shards=shared,
+                demand=_demand(lengths, number, WAVES.get(stack.name, 10)),
+                served=served,
+            )
+            is_power = row.metric == "system_wall_power"
+            times = copies if is_power else 1 / served.steady_tok_s
 
             def of_active(share: float) -> float:
-                values = found.values({ACTIVE: share})
-                return (values["j_per_tok"] or 0.0) * (values["chip_tok_s"] or 0.0) * chips / per
+                return (power.watts({ACTIVE: share}) or 0.0) * times
 
-            value = joules.value * (found.values()["chip_tok_s"] or 0.0) * chips / per
+            watts, spread = power.watts(), power.spread()
+            if watts is None or spread is None:
+                raise Skip(f"{build.chip} has no power: its spec lacks a figure")
+            if not is_power:
+                error = serving_error(stack, "chip_tok_s")
+                spread = spread.also("the server's rate", np.exp(-error), np.exp(error))
             return Value(
-                value=value,
-                low=value * joules.low / joules.value,
-                high=value * joules.high / joules.value,
+                value=watts * times,
+                low=watts * times * float(np.exp(-spread.down)),
+                high=watts * times * float(np.exp(spread.up)),
                 chip=build.chip,
                 family=spec.family,
                 model=model.name,
@@ -308,38 +319,6 @@ class Predictor:
             how="serving",
         )
 
-    def _joules(
-        self,
-        model: LanguageModel,
-        precision: str,
-        build: Build,
-        spec: ChipSpec,
-        system: SystemSpec,
-        lengths: Lengths,
-        users: int,
-    ) -> tuple[Found, Estimate]:
-        """Joules an answer token, of the closed form at the sequences the server holds in the mean:
-        caches are on average not full, and the closed form takes each at its longest."""
-        users = max(
-            1, round(users * (1 - lengths.generate / 2 / (lengths.prompt + lengths.generate)))
-        )
-        key = (build, model.name, precision, system.counts, lengths, users, "joules")
-        if key not in self.kept:
-            question = Question(
-                model=model,
-                workload=Workload(lengths.prompt, lengths.generate, users),
-                precisions=self.precisions,
-                objective="throughput",
-                precision=precision,
-                surfaces=self.surfaces,
-            )
-            found = search(question, spec, (system,))
-            self.kept[key] = (found, estimates(found, model)["j_per_tok"])
-        found, joules = self.kept[key]
-        if not isinstance(joules, Estimate):
-            raise Skip(f"{build.chip} has no j_per_tok: its spec lacks a power figure")
-        return found, joules
-
     def stack_of(self, row: Published) -> Stack:
         """The one named as back end, of its version if that is known apart, else one that author or
         source name; audited benchmarks are run on tuned ones."""
@@ -360,9 +339,7 @@ class Predictor:
         tensor: int,
         stack: Stack,
     ) -> Pace:
-        held = self.precisions[precision]
-        if stack.cache and stack.cache != held.cache:
-            held = replace(held, name=f"{precision}, {stack.cache} cache", cache=stack.cache)
+        held = with_cache(self.precisions[precision], stack)
         key = (build, model.name, held.name, system.name, tensor, stack.step_tokens)
         if key not in self.kept:
             surface = self.surfaces.at(model, held, 1)
