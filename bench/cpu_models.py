@@ -180,9 +180,7 @@ def peers(
 
         path = model if isinstance(model, Path) else folder() / f"{name}-{batch}.onnx"
         if not path.exists():
-            import torch
-
-            torch.onnx.export(model, tuple(inputs), str(path), dynamo=False, opset_version=20)
+            _to_onnx(model, inputs, path)
         settings = ort.SessionOptions()
         settings.log_severity_level = 4
         session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
@@ -200,6 +198,18 @@ def peers(
             "torch.compile": lambda: _compiled(model, inputs),
         }
     return found
+
+
+def _to_onnx(model: Any, inputs: Any, path: Path) -> None:
+    """As a user would write it. transformers' models take their inputs by name, so they are given
+    by name: by position the exporter passes `use_cache` twice."""
+    import torch
+
+    names = ("input_ids", "attention_mask") if len(inputs) == 2 else ()
+    given = (dict(zip(names, inputs, strict=True)),) if names else tuple(inputs)
+    part = path.with_suffix(".part")
+    torch.onnx.export(model, given, str(part), dynamo=False, opset_version=20)
+    part.replace(path)
 
 
 def _torch(model: Any, inputs: Any) -> Run:

@@ -74,5 +74,5 @@ def test_what_cannot_be_is_said():
         target.compile(module, CompileOptions(extra={"precision": "i8"}))
     with pytest.raises(UsageError, match="threads"):
         target.compile(module, CompileOptions(threads=1))
-    with pytest.raises(InputError, match="has no values"):
+    with pytest.raises(InputError, match="needs the weights' values"):
         target.compile(replace(module, weights=Weights()), CompileOptions())

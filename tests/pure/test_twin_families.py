@@ -16,6 +16,7 @@ from anychip.core import UnsupportedError
 from anychip.frontends.llm import PRECISIONS
 from anychip.frontends.llm.catalogue import model as catalogue
 from anychip.twin import Shards, Table, facts_of, lower, machine, simulate, step_cost
+from anychip.twin.floor import plan
 from anychip.twin.shard import portion
 
 CHIPS = {"lpu": groq, "wafer": cerebras, "dimc": corsair, "chiplet": rebel}
@@ -136,6 +137,22 @@ def test_a_prompt_streams_through_all_rectangles_of_a_wafer_at_once():
 def test_equal_layers_of_an_lpu_pipeline_are_scheduled_once():
     made = run("lpu", shards=Shards(2, 32))
     assert len({id(outcome) for outcome in made.scheduled.outcomes}) <= 6
+
+
+def test_a_part_of_next_to_nothing_still_has_a_core_of_its_own():
+    parts = [("norm", 0, 10.0), ("weights", 0, 1e6), ("bias", 0, 1.0)]
+    laid = plan(parts, 40, 30, 48 * 1024)
+    assert [one.name for one in laid] == ["norm", "weights", "bias"]
+    assert all(one.columns >= 1 and one.rows >= 1 for one in laid)
+    taken = [
+        (x, y)
+        for one in laid
+        for x in range(one.left, one.left + one.columns)
+        for y in range(one.top, one.top + one.rows)
+    ]
+    assert len(taken) == len({*taken}) == 40 * 30
+    with pytest.raises(UnsupportedError, match="3 parts do not fit on 2 by 1 cores"):
+        plan(parts, 2, 1, 1e9)
 
 
 def test_a_wafer_whose_cores_are_full_says_how_much_they_need():

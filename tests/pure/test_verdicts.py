@@ -56,6 +56,7 @@ class Fake:
             "no": CompileError("the compiler says no", log="line 1\nline 2"),
             "missing": SetupError("needs a package"),
             "usage": UsageError("takes fixed shapes"),
+            "bug": KeyError("nothing"),
         }
         if how in errors:
             raise errors[how]
@@ -115,3 +116,14 @@ def test_asked_by_name_a_wrong_use_is_an_error(tmp_path):
     inquiry = _inquiry(tmp_path, _registry("usage"), asks_all=False)
     with pytest.raises(UsageError, match="fixed shapes"):
         inquiry.ask(["c:usage"], lambda name, is_done: None)
+
+
+def test_a_bug_in_one_target_is_its_verdict_and_not_the_end_of_the_others(tmp_path):
+    registry = _registry("a", "bug", "z")
+    names = ["c:a", "c:bug", "c:z"]
+    found = _inquiry(tmp_path, registry).ask(names, lambda name, done: None)
+    assert [one.state for one in found] == ["ok", "refused", "ok"]
+    assert "a bug in anychip: KeyError" in found[1].error
+    assert "Traceback" in Path(found[1].artifacts[0]).read_text()
+    with pytest.raises(KeyError):  # asked by name it is raised, with its traceback
+        _inquiry(tmp_path, registry, asks_all=False).ask(["c:bug"], lambda name, done: None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -140,6 +141,13 @@ class Inquiry:
             if isinstance(error, CompileError) and error.log:
                 known["artifacts"] = [self._keep(name, "log.txt", error.log)]
             return Verdict(**known, state="refused", error=str(error))
+        except Exception as error:  # a bug of ours in one must not lose what the others said
+            if not self.asks_all:
+                raise
+            known["seconds"] = time.perf_counter() - start
+            known["artifacts"] = [self._keep(name, "log.txt", traceback.format_exc())]
+            why = f"a bug in anychip: {type(error).__name__}: {error}"
+            return Verdict(**known, state="refused", error=why)
         known["seconds"] = time.perf_counter() - start
         known["artifacts"] = [
             self._keep(name, stage, executable.artifacts[stage])

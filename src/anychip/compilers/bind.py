@@ -1,4 +1,4 @@
-"""What a run needs checked, whatever the runtime: the weights are there, the inputs fit."""
+"""What is checked whatever the compiler: fixed shapes, weights with values, inputs that fit."""
 
 from __future__ import annotations
 
@@ -34,11 +34,20 @@ def placed(module: Module, inputs: Sequence[Any]) -> dict[int, np.ndarray]:
     return given
 
 
-def check_weights(module: Module) -> None:
+def check_fixed(module: Module, target: str) -> None:
+    """Raise UsageError for symbolic dimensions."""
+    if symbols := module.signature.symbols:
+        raise UsageError(
+            f"{target} compiles fixed shapes; module {module.name} has symbolic dimensions "
+            f"{', '.join(symbols)}. Fix them first: module.specialise({{name: size, …}})"
+        )
+
+
+def check_weights(module: Module, target: str) -> None:
     """Raise InputError for weights that are known by shape only."""
-    for argument in module.signature.arguments:
-        if argument.role == "weight" and argument.name not in module.weights:
+    for argument in module.signature.named("weight"):
+        if argument.name not in module.weights or module.weights[argument.name].read is None:
             raise InputError(
-                f"module {module.name} has no values for weight {argument.name}; "
-                "bind them with module.with_weights(…) before compiling"
+                f"{target} needs the weights' values; {argument.name} of {module.name} has none. "
+                "Load a file that carries them, or bind them with module.with_weights(…)"
             )

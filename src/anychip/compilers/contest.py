@@ -12,9 +12,21 @@ import numpy as np
 
 from anychip.core import AnychipError, CompileError
 
-_SETTLE_S, _WARM_S, _COUNTED_S = 0.02, 0.01, 0.015
-"""A burst: a pause, so that the threads of the one before stop spinning; runs that do not count,
-for they meet another program's caches; runs that do, at least two and at most ten."""
+
+@dataclass(frozen=True)
+class _Burst:
+    """A pause, so that the threads of the one before stop spinning; runs that do not count, for
+    they meet another program's caches; runs that do, at least two and at most `most`."""
+
+    settle_s: float
+    warm_s: float
+    counted_s: float
+    most: int
+
+
+_HEAT, _FINAL = _Burst(0.02, 0.01, 0.015, 10), _Burst(0.05, 0.03, 0.06, 20)
+_HEATS, _NEAR = 3, 2.0
+"""Rounds in which all take part; those less than `_NEAR` times as slow as the best go on."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +37,12 @@ class Entrant:
 
 @dataclass
 class Row:
-    """What happened to one entrant."""
+    """What happened to one entrant. `samples_s` are the final's, where it came that far."""
 
     error: float | None = None
     failure: str = ""
     samples_s: list[float] = field(default_factory=list[float])
+    is_finalist: bool = False
 
     @property
     def median_s(self) -> float:
@@ -54,6 +67,7 @@ class Outcome:
                 "failure": row.failure or None,
                 "median_s": row.median_s if row.samples_s else None,
                 "undisturbed_s": row.undisturbed_s if row.samples_s else None,
+                "is_finalist": row.is_finalist,
                 "samples_s": row.samples_s,
             }
             for name, row in self.rows.items()
@@ -71,9 +85,10 @@ def contest(
 ) -> Outcome:
     """Check each against the reference's results, then time those that agree in turns.
 
-    Without a reference (or when it fails) the first that runs takes its place. Rounds go on for
-    `seconds`, at least 3 and at most `rounds`; each begins with another entrant. Raises
-    CompileError when none gives the reference's numbers.
+    Without a reference (or when it fails) the first that runs takes its place. Three rounds tell
+    who is near the best; those are timed anew in a final of longer bursts, of at least 3 rounds, at
+    most `rounds`, and about `seconds`. Each round begins with another entrant. Raises CompileError
+    when none gives the reference's numbers.
     """
     held = [np.array(i) for i in inputs]
     rows = {e.name: Row() for e in entrants}
@@ -96,30 +111,40 @@ def contest(
         else:
             rows[one.name].failure = f"differs by {error:.2g}, more than {tolerance:g}"
     results.clear()
-    start = time.perf_counter()
-    for turn in range(rounds):
-        for one in racing[turn % len(racing) :] + racing[: turn % len(racing)]:
-            rows[one.name].samples_s += _burst(one, held)
-        if turn == 2:  # what is far behind need not be waited for
-            best = min(rows[e.name].undisturbed_s for e in racing)
-            racing = [e for e in racing if rows[e.name].undisturbed_s < 2 * best]
-        if turn >= 2 and time.perf_counter() - start > seconds:
-            break
-    return Outcome(rows, min(racing, key=lambda e: rows[e.name].undisturbed_s).name)
+    for turn in range(_HEATS):
+        for one in _in_turn(racing, turn):
+            rows[one.name].samples_s += _burst(one, held, _HEAT)
+    best = min(rows[e.name].undisturbed_s for e in racing)
+    finalists = [e for e in racing if rows[e.name].undisturbed_s < _NEAR * best]
+    if len(finalists) > 1:
+        for one in finalists:
+            rows[one.name].samples_s, rows[one.name].is_finalist = [], True
+        start = time.perf_counter()
+        for turn in range(rounds):
+            for one in _in_turn(finalists, turn):
+                rows[one.name].samples_s += _burst(one, held, _FINAL)
+            if turn >= 2 and time.perf_counter() - start > seconds:
+                break
+    return Outcome(rows, min(finalists, key=lambda e: rows[e.name].undisturbed_s).name)
+
+
+def _in_turn(racing: Sequence[Entrant], turn: int) -> list[Entrant]:
+    first = turn % len(racing)
+    return [*racing[first:], *racing[:first]]
 
 
 def _results(one: Entrant, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(r) for r in one.run(*[np.array(i) for i in inputs])]
 
 
-def _burst(one: Entrant, inputs: Sequence[np.ndarray]) -> list[float]:
-    time.sleep(_SETTLE_S)
+def _burst(one: Entrant, inputs: Sequence[np.ndarray], burst: _Burst) -> list[float]:
+    time.sleep(burst.settle_s)
     began = time.perf_counter()
     _timed(one, inputs)
-    while time.perf_counter() - began < _WARM_S:
+    while time.perf_counter() - began < burst.warm_s:
         _timed(one, inputs)
     samples: list[float] = []
-    while len(samples) < 2 or (sum(samples) < _COUNTED_S and len(samples) < 10):
+    while len(samples) < 2 or (sum(samples) < burst.counted_s and len(samples) < burst.most):
         samples.append(_timed(one, inputs))
     return samples
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from anychip.compilers import child, topology
+from anychip.compilers.bind import check_fixed
 from anychip.compilers.cache import Cache, cache_key
 from anychip.compilers.store import Parts, cached
 from anychip.compilers.xla_input import origin_of
@@ -117,12 +118,7 @@ def check(target: str, module: Module, options: CompileOptions, known: Mapping[s
     for name in options.extra:
         if name not in known and not name.startswith("xla_"):
             raise unknown(f"option of {target}", name, (*known, "xla_…"))
-    if module.signature.symbols:
-        raise UsageError(
-            f"{target} compiles fixed shapes; module {module.name} has symbolic dimensions "
-            f"{', '.join(module.signature.symbols)}. Fix them first: "
-            "module.specialise({name: size, …})"
-        )
+    check_fixed(module, target)
 
 
 def saved(parts: Parts) -> str | bytes:

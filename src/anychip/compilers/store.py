@@ -25,6 +25,16 @@ def unpack(stored: bytes) -> Parts:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+def stages(parts: Parts) -> dict[str, Callable[[], str | bytes]]:
+    """What each part is as an artifact: text where its name begins with `text/`."""
+    return {
+        name.removeprefix("text/"): content.decode
+        if name.startswith("text/")
+        else content.__bytes__
+        for name, content in parts.items()
+    }
+
+
 def cached(cache: Cache | None, key: str, timeout_s: float, make: Callable[[], Parts]) -> Parts:
     """The parts under a key, made where there are none; failures are raised and not kept.
 

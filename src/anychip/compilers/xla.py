@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from anychip.compilers import child, pjrt
+from anychip.compilers.bind import check_fixed
 from anychip.compilers.cache import Cache, Entry, cache_key, cpu_features
+from anychip.compilers.within import within
 from anychip.compilers.xla_executable import Bound, Made, XlaExecutable
 from anychip.compilers.xla_input import origin_of, prepare
 from anychip.core import CompileError, CompileOptions, Module, Origin, UsageError, unknown
@@ -24,6 +25,7 @@ EXTRA = {
     "llvm_ir": "yes: keep the LLVM IR as an artifact (bypasses the cache)",
 }
 """Extra compile options; besides these, any `xla_…` flag of XLA."""
+_ISOLATE = "Give it longer, or compile with isolate=yes, which can be stopped"
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,7 @@ class XlaTarget:
         no, dies (`isolate`) or takes longer than `options.timeout_s`.
         """
         flags = self._flags(options)
-        if module.signature.symbols:
-            raise UsageError(
-                f"{self.name} compiles fixed shapes; module {module.name} has symbolic dimensions "
-                f"{', '.join(module.signature.symbols)}. Fix them first: "
-                "module.specialise({name: size, …})"
-            )
+        check_fixed(module, self.name)
         at = pjrt.client(_pool(options.threads))
         if b"lapack_" in module.bytecode:
             pjrt.load_lapack()
@@ -135,11 +132,12 @@ class _Build:
         if self.options.extra.get("isolate") == "yes":
             outcome = child.run(_compile_to_bytes, *job, timeout_s=timeout_s, what=what)
         else:
-            outcome = _within(timeout_s, what, lambda: _compile(*job))
+            outcome = within(timeout_s, what, lambda: _compile(*job), instead=_ISOLATE)
         if isinstance(outcome, _Refusal):
             raise self._refused(outcome.message, table)
         loaded, stored, ir = outcome
         if loaded is None:
+            assert isinstance(stored, bytes)  # else the child would have raised
             loaded = pjrt.deserialize(at, stored)
         return Made(loaded, stored, note, llvm_ir=ir)
 
@@ -204,27 +202,3 @@ def _compile_to_bytes(
     if isinstance(stored, str):
         raise CompileError(f"the program cannot leave the child process: {stored}")
     return None, stored, ir
-
-
-def _within(timeout_s: float, what: str, job: Callable[[], Any]) -> Any:
-    """`job()`, or CompileError when it takes longer. XLA cannot be interrupted in this process."""
-    done: list[Any] = []
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            done.append(job())
-        except BaseException as error:  # raised again in the caller's thread
-            failed.append(error)
-
-    worker = threading.Thread(target=work, name="anychip-xla-compile", daemon=True)
-    worker.start()
-    worker.join(timeout_s)
-    if worker.is_alive():
-        raise CompileError(
-            f"{what} took more than {timeout_s:g} s; XLA goes on in the background until it is "
-            "done. Give it longer, or compile with isolate=yes, which can be stopped"
-        )
-    if failed:
-        raise failed[0]
-    return done[0]

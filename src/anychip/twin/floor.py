@@ -66,6 +66,11 @@ def plan(
         most = min(len(mine), 2 * math.isqrt(len(mine)) + 2)  # more shelves are only thinner
         plans = [_shelves(mine, wafer, columns, rows, count) for count in range(1, most + 1)]
         possible = [made for made in plans if made is not None]
+        if not possible:
+            raise UnsupportedError(
+                f"{len(mine)} parts do not fit on {columns} by {rows} cores with one core each; "
+                "use more wafers"
+            )
         best = min(possible, key=_length)
         for one in best:
             if one.core_bytes > core_bytes:
@@ -100,11 +105,11 @@ def _shelves(
             return None
         here = sum(size for _, size in group)
         held += here
-        bottom = round(rows * held / total)
+        bottom = _edge(rows * held / total, top, rows, count - shelf - 1)
         edges, run = [0], 0.0
-        for _, size in group:
+        for place, (_, size) in enumerate(group):
             run += size
-            edges.append(round(columns * run / here))
+            edges.append(_edge(columns * run / here, edges[-1], columns, len(group) - place - 1))
         for (name, size), left, right in zip(group, edges, edges[1:], strict=False):
             if right <= left or bottom <= top:
                 return None
@@ -121,3 +126,8 @@ def _shelves(
             )
         top = bottom
     return made
+
+
+def _edge(ideal: float, before: int, end: int, after: int) -> int:
+    """The next edge: at least one core from the last, with one left for each that comes after."""
+    return min(max(round(ideal), before + 1), end - after)

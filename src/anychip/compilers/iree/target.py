@@ -23,7 +23,7 @@ from anychip.compilers.iree.prepare import prepare
 from anychip.compilers.iree.profiles import PROFILES, Profile
 from anychip.compilers.iree.runtime import OnCpu, OnVulkan, Runner, check_types
 from anychip.compilers.ledger import ledger
-from anychip.compilers.store import Parts, cached
+from anychip.compilers.store import Parts, cached, stages
 from anychip.compilers.xla_executable import Artifacts
 from anychip.core import (
     CompileError,
@@ -177,13 +177,12 @@ class IreeExecutable:
         self._load = runner
         self._loaded: Runner | None = None
         self._target, self._module = target, module
-        stages: dict[str, Callable[[], str | bytes]] = {
-            "stablehlo": lambda: module.text(locations=True)
-        }
-        for name, content in parts.items():
-            stage = name.removeprefix("text/")
-            stages[stage] = _text(content) if name.startswith("text/") else _bytes(content)
-        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(
+            {
+                "stablehlo": lambda: module.text(locations=True),
+                **stages(parts),
+            }
+        )
 
     @property
     def coverage(self) -> Coverage:
@@ -208,7 +207,7 @@ class IreeExecutable:
             )
         if self._loaded is None:
             check_types(self._module, self._target)
-            check_weights(self._module)
+            check_weights(self._module, self._target)
             self._loaded = self._load()
         return self._loaded(placed(self._module, inputs))
 
@@ -228,11 +227,3 @@ class IreeExecutable:
         seconds = time.perf_counter() - start
         span = Span(resource="cpu", op=self._module.name, start_s=0.0, end_s=seconds)
         return Trace("measured", self._target, (span,), "one span: IREE gives no time per op")
-
-
-def _text(content: bytes) -> Callable[[], str]:
-    return content.decode
-
-
-def _bytes(content: bytes) -> Callable[[], bytes]:
-    return lambda: content

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from anychip.compilers.onnx_export.graph import Graph, Tensor, onnx_type
+from anychip.compilers.onnx_export.element import onnx_type
+from anychip.compilers.onnx_export.graph import Graph, Tensor
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.view import OpView
 

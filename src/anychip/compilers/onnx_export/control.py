@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from anychip.compilers.onnx_export.graph import Graph, Tensor, onnx_type
+from anychip.compilers.onnx_export.element import onnx_type
+from anychip.compilers.onnx_export.graph import Graph, Tensor
 from anychip.ops.view import OpView, Spec
 
 Body = Callable[..., list[Tensor]]

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from anychip.compilers.onnx_export.graph import Graph, Shape, Tensor, onnx_type
+from anychip.compilers.onnx_export.element import onnx_type
+from anychip.compilers.onnx_export.graph import Graph, Shape, Tensor
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.view import OpView
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from anychip.compilers.onnx_export.convolution import join_biases
-from anychip.compilers.onnx_export.graph import Graph, Tensor, onnx_type, read_by
+from anychip.compilers.onnx_export.element import onnx_type
+from anychip.compilers.onnx_export.graph import Graph, Tensor, read_by
 from anychip.compilers.onnx_export.table import COMPOSITE_RULES, rules
 from anychip.core import Module, OpCoverage, Origin, UnsupportedError, Weight, dtype
 from anychip.ops.view import Block, OpView, Program, Value, program

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from anychip.compilers.onnx_export.element import onnx_type
 from anychip.core import DTYPES
 
 MOST = 1 << 16
@@ -16,8 +17,6 @@ MOST = 1 << 16
 def compute(kind: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Any:
     """The one result as an array; None when the op is not known here or the result is large."""
     if kind == "Cast":
-        from anychip.compilers.onnx_export.graph import onnx_type
-
         for name in ("i1", "i32", "i64", "f32", "f64"):
             if onnx_type(name, "") == attributes["to"] and arrays[0].dtype.kind in "biuf":
                 with np.errstate(invalid="ignore", over="ignore"):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from anychip.compilers.bind import check_weights
 from anychip.compilers.ledger import ledger
 from anychip.compilers.onnx_export import DOORS, Exported, export
+from anychip.compilers.within import within
 from anychip.compilers.xla_executable import Artifacts
 from anychip.core import (
-    CompileError,
     CompileOptions,
     Coverage,
-    InputError,
     Module,
     Origin,
     Span,
@@ -136,12 +135,7 @@ def build(
             )
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"{target}: threads must be at least 1, got {options.threads}")
-    for argument in module.signature.named("weight"):
-        if argument.name not in module.weights or module.weights[argument.name].read is None:
-            raise InputError(
-                f"{target} compiles weights in; {argument.name} of {module.name} has no "
-                "values. Bind them with module.with_weights(…)"
-            )
+    check_weights(module, target)
     for one in (*module.signature.arguments, *module.signature.results):
         if getattr(one, "role", "") != "weight" and one.dtype not in _AT_THE_DOOR:
             raise UnsupportedError(
@@ -154,30 +148,9 @@ def build(
     settings = f"threads={options.threads} " + " ".join(
         f"{name}={options.extra.get(name, values[0])}" for name, values in choices.items()
     )
-    session = _within(options.timeout_s, what, lambda: load(exported))
+    session = within(options.timeout_s, what, lambda: load(exported))
     lifted = "".join(f"{one.name}: {one.ops} ops, at {one.origin}\n" for one in found)
     return OnnxExecutable(target, module, exported, session, settings, lifted)
-
-
-def _within(timeout_s: float, what: str, job: Callable[[], Session]) -> Session:
-    """`job()`, or CompileError when it takes longer: the runtimes cannot be interrupted."""
-    done: list[Session] = []
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            done.append(job())
-        except BaseException as error:  # raised again in the caller's thread
-            failed.append(error)
-
-    worker = threading.Thread(target=work, name="anychip-onnx-load", daemon=True)
-    worker.start()
-    worker.join(timeout_s)
-    if worker.is_alive():
-        raise CompileError(f"{what} took more than {timeout_s:g} s and goes on in the background")
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def origin_of(name: str, origins: Mapping[str, Origin]) -> Origin:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from anychip.compilers import child
+from anychip.compilers.bind import check_fixed, check_weights
 from anychip.compilers.cache import Cache, cache_key
 from anychip.compilers.onnx_export import Exported, export
 from anychip.compilers.onnx_hosts.executable import origin_of
 from anychip.compilers.qnn import Soc
 from anychip.compilers.qnn.job import compile_context
-from anychip.compilers.store import Parts, cached
+from anychip.compilers.store import Parts, cached, stages
 from anychip.compilers.toolchains import QNN
 from anychip.compilers.xla_executable import Artifacts
 from anychip.core import (
     CompileError,
     CompileOptions,
     Coverage,
-    InputError,
     Module,
     OpCoverage,
     Signature,
@@ -75,17 +75,8 @@ class QnnTarget:
             raise unknown(f"option of {self.name}", name, ())
         if options.threads is not None:
             raise UsageError(f"{self.name} takes no threads: it compiles for a chip, not this host")
-        if module.signature.symbols:
-            raise UsageError(
-                f"{self.name} compiles fixed shapes; fix {', '.join(module.signature.symbols)} "
-                "first: module.specialise({name: size, …})"
-            )
-        for argument in module.signature.named("weight"):
-            if argument.name not in module.weights or module.weights[argument.name].read is None:
-                raise InputError(
-                    f"{self.name} compiles weights in; {argument.name} of {module.name} has no "
-                    "values. Bind them with module.with_weights(…)"
-                )
+        check_fixed(module, self.name)
+        check_weights(module, self.name)
         exported = export(lift(fold(module), _NAMED)[0], doors=True)
         held = b"".join(w.array().tobytes() for w in exported.weights.values())
         key = cache_key(exported.model.SerializeToString() + held, options, self.toolchain)
@@ -126,14 +117,13 @@ class QnnExecutable:
     def __init__(self, target: str, module: Module, exported: Exported, parts: Parts):
         self.signature: Signature = module.signature
         self._target, self._name, self._exported = target, module.name, exported
-        stages: dict[str, Callable[[], str | bytes]] = {
-            "stablehlo": lambda: module.text(locations=True),
-            "onnx": exported.model.SerializeToString,
-        }
-        for name, content in parts.items():
-            is_text = name.startswith("text/")
-            stages[name.removeprefix("text/")] = content.decode if is_text else content.__bytes__
-        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(
+            {
+                "stablehlo": lambda: module.text(locations=True),
+                "onnx": exported.model.SerializeToString,
+                **stages(parts),
+            }
+        )
 
     @property
     def coverage(self) -> Coverage:

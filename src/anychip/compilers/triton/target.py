@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from anychip.compilers import child
+from anychip.compilers.bind import check_fixed
 from anychip.compilers.cache import Cache, cache_key
-from anychip.compilers.store import Parts, cached
+from anychip.compilers.store import Parts, cached, stages
 from anychip.compilers.toolchains import TRITON
 from anychip.compilers.triton.job import compile
 from anychip.compilers.triton.launch import Launch, launch
@@ -59,11 +60,7 @@ class TritonTarget:
         found = TRITON.need(self.name)
         if options.threads is not None or options.extra:
             raise UsageError(f"{self.name} takes no options")
-        if module.signature.symbols:
-            raise UsageError(
-                f"{self.name} compiles fixed shapes; fix {', '.join(module.signature.symbols)} "
-                "first: module.specialise({name: size, …})"
-            )
+        check_fixed(module, self.name)
         launches, coverage = _launches(module)
         if missing := [row for row in coverage.rows if row.fate == "unsupported"]:
             first = missing[0]
@@ -144,13 +141,12 @@ class TritonExecutable:
         self.signature: Signature = module.signature
         self.coverage = coverage
         self._target, self._name = target, module.name
-        stages: dict[str, Callable[[], str | bytes]] = {
-            "stablehlo": lambda: module.text(locations=True)
-        }
-        for name, content in parts.items():
-            is_text = name.startswith("text/")
-            stages[name.removeprefix("text/")] = content.decode if is_text else content.__bytes__
-        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(
+            {
+                "stablehlo": lambda: module.text(locations=True),
+                **stages(parts),
+            }
+        )
 
     def run(self, *inputs: Any) -> Sequence[Any]:
         """Always raises UnsupportedError: there is no GPU here."""

@@ -11,7 +11,7 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from anychip.compilers import child, tflite
+from anychip.compilers.bind import check_fixed, check_weights
 from anychip.compilers.cache import Cache, cache_key
-from anychip.compilers.store import Parts, cached
+from anychip.compilers.store import Parts, cached, stages
 from anychip.compilers.vela import Configuration
 from anychip.compilers.xla_executable import Artifacts
 from anychip.compilers.xla_input import origin_of, prepare
@@ -29,7 +30,6 @@ from anychip.core import (
     CompileError,
     CompileOptions,
     Coverage,
-    InputError,
     Module,
     OpCoverage,
     Origin,
@@ -90,12 +90,13 @@ class VelaTarget:
         for name in options.extra:
             if name not in EXTRA:
                 raise unknown(f"option of {self.name}", name, EXTRA)
-        if module.signature.symbols:
-            raise UsageError(
-                f"{self.name} compiles fixed shapes; fix {', '.join(module.signature.symbols)} "
-                "first: module.specialise({name: size, …})"
-            )
-        weights = _weights(module, self.name)
+        check_fixed(module, self.name)
+        check_weights(module, self.name)
+        weights = {
+            index: module.weights[argument.name].array()
+            for index, argument in enumerate(module.signature.arguments)
+            if argument.role == "weight"
+        }
         bytecode, table = prepare(module)
         calibration = tflite.samples(module, options.extra.get("calibration", ""))
         held = b"".join(a.tobytes() for a in chain(weights.values(), *calibration))
@@ -107,19 +108,6 @@ class VelaTarget:
             lambda: _made(self, module, options, bytecode, weights, calibration),
         )
         return VelaExecutable(self.name, module, table, parts)
-
-
-def _weights(module: Module, target: str) -> dict[int, Any]:
-    found: dict[int, Any] = {}
-    for index, argument in enumerate(module.signature.arguments):
-        if argument.role == "weight":
-            if argument.name not in module.weights or module.weights.is_shape_only:
-                raise InputError(
-                    f"{target} quantises weights, and those of {module.name} are known by shape "
-                    "only; load a file that carries them"
-                )
-            found[index] = module.weights[argument.name].array()
-    return found
 
 
 def _made(
@@ -191,13 +179,12 @@ class VelaExecutable:
     def __init__(self, target: str, module: Module, table: tuple[str, ...], parts: Parts):
         self.signature: Signature = module.signature
         self._target, self._name, self._table = target, module.name, table
-        stages: dict[str, Callable[[], str | bytes]] = {
-            "stablehlo": lambda: module.text(locations=True)
-        }
-        for name, content in parts.items():
-            is_text = name.startswith("text/")
-            stages[name.removeprefix("text/")] = content.decode if is_text else content.__bytes__
-        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(
+            {
+                "stablehlo": lambda: module.text(locations=True),
+                **stages(parts),
+            }
+        )
 
     @property
     def coverage(self) -> Coverage:
