@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anychip.core import Module
+from anychip.core import Module, dtype
 from anychip.frontends.load import load_any
 from anychip.ops.composites import COMPOSITES, composite_of
 from anychip.ops.interp import evaluate
@@ -58,7 +58,45 @@ def scaled_first(q, k, v):
     return jnp.matmul(jax.nn.softmax(logits, -1), v)
 
 
+ROT = RANDOM.standard_normal((2, 3, 5, 8)).astype(np.float32)
+AT = np.array([[0, 1, 2, 3, 4], [3, 4, 5, 6, 7]], np.int32)
+FREQUENCIES = np.array([1.0, 0.3, 0.1, 0.03], np.float32)
+W8 = RANDOM.integers(-127, 128, (4, 8)).astype(np.int8)
+STEPS = RANDOM.uniform(0.01, 0.1, 4).astype(np.float32)
+
+
+def rotated(x, at, frequencies):
+    """As transformers: cosines twice as wide as the frequencies, x turned by a quarter."""
+    angle = at[:, :, None].astype(jnp.float32) * frequencies[None, None, :]
+    twice = jnp.concatenate([angle, angle], -1)
+    cos, sin = jnp.cos(twice)[:, None] * 1.0, jnp.sin(twice)[:, None] * 1.0
+    half = x.shape[-1] // 2
+    return x * cos + jnp.concatenate([-x[..., half:], x[..., :half]], -1) * sin
+
+
+def in_halves(x, at, frequencies):
+    angle = at[:, None, :, None].astype(jnp.float32) * frequencies
+    cos, sin, half = jnp.cos(angle), jnp.sin(angle), frequencies.shape[0]
+    a, b = x[..., :half], x[..., half : 2 * half]
+    parts = [a * cos - b * sin, a * sin + b * cos, x[..., 2 * half :]]
+    return jnp.concatenate(parts[: 2 + (2 * half < x.shape[-1])], -1)
+
+
+def dequantised(x, w, scale):
+    return x @ (w.astype(jnp.float32) * scale[:, None]).T
+
+
 SPELLINGS = {
+    "rotary embedding of transformers": ("rope", rotated, ROT, AT, FREQUENCIES),
+    "rotary embedding, one row of positions": ("rope", rotated, ROT, AT[:1], FREQUENCIES),
+    "rotary embedding in halves": ("rope", in_halves, ROT, AT, FREQUENCIES),
+    "rotary embedding of some of the width": ("rope", in_halves, ROT, AT, FREQUENCIES[:3]),
+    "dequantised weights": ("scaled_matmul", dequantised, X, W8, STEPS),
+    "scaled product": (
+        "scaled_matmul",
+        lambda x, w, scale: jnp.einsum("abk,nk->abn", x, w.astype(jnp.float32)) * scale,
+        *(X, W8, STEPS),
+    ),
     "softmax": ("softmax", jax.nn.softmax, X),
     "softmax of another axis": ("softmax", lambda x: jax.nn.softmax(x, axis=1), X),
     "softmax, bare": (
@@ -100,10 +138,16 @@ def test_a_spelling_is_found_and_means_the_composite(name):
     assert mismatch([np.asarray(after[0])], [np.asarray(before[0])], 8) is None
     # and the composite's own meaning agrees with it, on other numbers
     entry = composite_of(op)
-    fresh = [RANDOM.standard_normal(s.sizes).astype(np.float32) for s in op.inputs]
+    fresh = [numbers(s) for s in op.inputs]
     meaning = entry.body(*fresh, **op.attributes["composite_attributes"])
     outlined = body(lifted, op)
     assert mismatch([np.asarray(outlined(*fresh))], [np.asarray(meaning)], 64) is None
+
+
+def numbers(spec):
+    if spec.dtype in ("f32", "f64"):
+        return RANDOM.standard_normal(spec.sizes).astype(np.float32)
+    return RANDOM.integers(0, 50, spec.sizes).astype(dtype(spec.dtype).numpy)
 
 
 def body(module, op):
@@ -145,7 +189,19 @@ def test_what_only_looks_alike_is_left(name):
         assert mismatch([np.asarray(got)], [np.asarray(want)], 8) is None
 
 
+def test_queries_and_keys_share_their_angles():
+    def both(q, k, at, frequencies):
+        return rotated(q, at, frequencies), rotated(k + 1, at, frequencies)
+
+    module, inputs = spelled(both, ROT, ROT[:, :1], AT, FREQUENCIES)
+    lifted, found = lift(module)
+    assert [one.name for one in found] == ["rope", "rope"]
+    assert not [op for op in program(lifted).main.ops if op.name == "stablehlo.cosine"]
+    for got, want in zip(evaluate(lifted, *inputs), evaluate(module, *inputs), strict=True):
+        assert mismatch([np.asarray(got)], [np.asarray(want)], 8) is None
+
+
 def test_every_lifted_name_is_a_composite():
-    from anychip.passes.patterns import PATTERNS
+    from anychip.passes.lift import PATTERNS
 
     assert {f"anychip.{name}" for group in PATTERNS for name, _ in group} <= {*COMPOSITES}

@@ -100,7 +100,7 @@ class Inquiry:
 
         def judge(name: str) -> Verdict:
             tell(name, False)
-            found = self._verdict(name, targets[name])
+            found = self._guarded(name, targets[name])
             tell(name, True)
             return found
 
@@ -126,6 +126,25 @@ class Inquiry:
         except SetupError as error:
             return Verdict(target=name, state="missing", error=str(error))
 
+    def _guarded(self, name: str, target: Target) -> Verdict:
+        """The verdict; where all are asked a bug of ours in one does not lose the others'."""
+        start = time.perf_counter()
+        try:
+            return self._verdict(name, target)
+        except (AnychipError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if not self.asks_all:
+                raise
+            return Verdict(
+                target=name,
+                toolchain=target.toolchain,
+                state="refused",
+                seconds=time.perf_counter() - start,
+                artifacts=[self._keep(name, "log.txt", traceback.format_exc())],
+                error=f"a bug in anychip: {type(error).__name__}: {error}",
+            )
+
     def _verdict(self, name: str, target: Target) -> Verdict:
         module = self.loaded.module
         start = time.perf_counter()
@@ -141,13 +160,6 @@ class Inquiry:
             if isinstance(error, CompileError) and error.log:
                 known["artifacts"] = [self._keep(name, "log.txt", error.log)]
             return Verdict(**known, state="refused", error=str(error))
-        except Exception as error:  # a bug of ours in one must not lose what the others said
-            if not self.asks_all:
-                raise
-            known["seconds"] = time.perf_counter() - start
-            known["artifacts"] = [self._keep(name, "log.txt", traceback.format_exc())]
-            why = f"a bug in anychip: {type(error).__name__}: {error}"
-            return Verdict(**known, state="refused", error=why)
         known["seconds"] = time.perf_counter() - start
         known["artifacts"] = [
             self._keep(name, stage, executable.artifacts[stage])
@@ -173,7 +185,8 @@ class Inquiry:
             results = [_as_numpy(r) for r in executable.run(*inputs)]
         except AnychipError as error:
             return Verdict(**{**known, "error": str(error)})
-        tolerance = getattr(executable, "tolerance", None)
+        given = getattr(executable, "tolerance", None)
+        tolerance = None if given is None else float(given)
         error, matched = near(self._wanted(), results, tolerance)
         return Verdict(
             **known,
@@ -263,4 +276,4 @@ def near(
             most = tolerance
         worst = worst if error <= worst else error  # a NaN stays
         matched &= error <= most
-    return worst, matched
+    return worst, bool(matched)  # no NumPy bool: a verdict is written as JSON

@@ -22,10 +22,14 @@ _SPREADING = ("stablehlo.broadcast_in_dim", "stablehlo.reshape")
 
 @dataclass
 class Expressions:
-    """One block. `makers` gives the place of the op that makes a value."""
+    """One block. `makers` gives the place of the op that makes a value.
+
+    What is `shared` others may read too: it is copied into the pattern, and stays for them.
+    """
 
     block: Block
     inside: set[int] = field(default_factory=set[int])
+    shared: set[int] = field(default_factory=set[int])
 
     def __post_init__(self) -> None:
         self.makers = {v: i for i, op in enumerate(self.block.ops) for v in op.results}
@@ -39,6 +43,13 @@ class Expressions:
         except Mismatch:
             self.inside = before
             raise
+
+    @contextmanager
+    def shared_with_others(self) -> Generator[None]:
+        """What is noted meanwhile is shared, unless it was noted before."""
+        before = set(self.inside)
+        yield
+        self.shared |= self.inside - before
 
     def peek(self, value: Value) -> OpView | None:
         index = self.makers.get(value)
@@ -167,7 +178,8 @@ class Expressions:
         if any(v not in known for i in self.inside for v in self.block.ops[i].operands):
             return False
         inside = self.inside
-        own = {v for i in inside if i != root and not self.is_free(i) for v in self._results(i)}
+        bound = (i for i in inside - self.shared - {root} if not self.is_free(i))
+        own = {v for i in bound for v in self._results(i)}
         if own & {*self.block.results}:
             return False
         return not any(

@@ -20,8 +20,32 @@ from anychip.core.module import find_function
 from anychip.ops.composite import PREFIX
 from anychip.ops.view import Value, program
 from anychip.passes.expression import Expressions, Mismatch
-from anychip.passes.patterns import PATTERNS, Pattern
+from anychip.passes.patterns import (
+    Pattern,
+    attention,
+    gelu,
+    layer_norm,
+    rms_norm,
+    silu,
+    softmax,
+)
+from anychip.passes.patterns_model import rope, scaled_matmul
 
+PATTERNS: tuple[tuple[tuple[str, Pattern], ...], ...] = (
+    (
+        ("layer_norm", layer_norm),
+        ("rms_norm", rms_norm),
+        ("softmax", softmax),
+        ("gelu", gelu),
+        ("silu", silu),
+        ("rope", rope),
+        ("scaled_matmul", scaled_matmul),
+    ),
+    (("attention", attention),),
+)
+"""By round: attention is looked for when softmax is known."""
+_MIXED = ("rope", "scaled_matmul")
+"""Those that take other types than they give."""
 _FLOATS = ("f32", "f64")
 """Narrower ones say by their conversions what is rounded where; a composite would not."""
 
@@ -106,13 +130,13 @@ def _matches(e: Expressions, patterns: tuple[tuple[str, Pattern], ...]) -> list[
         if root in taken or len(op.results) != 1 or op.outputs[0].dtype not in _FLOATS:
             continue
         for name, pattern in patterns:
-            e.inside = {root}
+            e.inside, e.shared = {root}, set()
             try:
                 takes, attributes = pattern(e, op)
             except Mismatch:
                 continue
-            bound = {i for i in e.inside if not e.is_free(i)}
-            alike = all(v.spec.dtype == op.outputs[0].dtype for v in takes)
+            bound = {i for i in e.inside - e.shared if not e.is_free(i)}
+            alike = name in _MIXED or all(v.spec.dtype == op.outputs[0].dtype for v in takes)
             if bound & taken or not alike or not e.closed(root, takes):
                 continue
             found.append(_Match(name, root, frozenset(e.inside), takes, attributes))
@@ -177,4 +201,6 @@ def _attribute(value: Any) -> Any:
         return mlir.BoolAttr.get(value)
     if isinstance(value, int):
         return mlir.IntegerAttr.get(mlir.IntegerType.get_signless(64), value)
+    if isinstance(value, str):
+        return mlir.StringAttr.get(value)
     return mlir.FloatAttr.get(mlir.F64Type.get(), float(value), loc=mlir.Location.unknown())

@@ -99,13 +99,14 @@ def _over_root(e: Expressions, root: OpView) -> tuple[Value, Value, float]:
         y, under = root.operands
         kinds = ("sqrt",)
     elif root.name == "stablehlo.multiply":
-        return _either(e, root, lambda y, under: _normed(e, y, under, ("rsqrt", "divide")))
+        return either(e, root, lambda y, under: _normed(e, y, under, ("rsqrt", "divide")))
     else:
         raise Mismatch
     return _normed(e, y, under, kinds)
 
 
-def _either(e: Expressions, op: OpView, match: Callable[[Value, Value], Any]) -> Any:
+def either(e: Expressions, op: OpView, match: Callable[[Value, Value], Any]) -> Any:
+    """What `match` finds in the two operands, in whichever order."""
     a, b = op.operands
     try:
         with e.attempt():
@@ -189,7 +190,7 @@ def _layer_norm(e: Expressions, root: OpView, vectors: int) -> Found:
 
 def _vector(e: Expressions, op: OpView) -> tuple[Value, Value]:
     """(the rest, the vector) of a sum or product with a vector of the last dimension."""
-    return _either(e, op, lambda rest, vector: (rest, _last(e, vector)))
+    return either(e, op, lambda rest, vector: (rest, _last(e, vector)))
 
 
 def rms_norm(e: Expressions, root: OpView) -> Found:
@@ -338,7 +339,7 @@ def silu(e: Expressions, root: OpView) -> Found:
             _one_plus_exp(e, made.operands[1], x)
         return (x,), {}
 
-    return _either(e, root, gated)
+    return either(e, root, gated)
 
 
 def _one_plus_exp(e: Expressions, value: Value, x: Value) -> None:
@@ -413,7 +414,7 @@ def _masked(e: Expressions, op: OpView) -> tuple[Value, Value]:
                 (mask,) = e.op(mask, "broadcast_in_dim").operands
         return logits, mask
 
-    return _either(e, op, pair)
+    return either(e, op, pair)
 
 
 def _dims(op: OpView, lhs: tuple[int, ...], rhs: tuple[int, ...]) -> None:
@@ -423,16 +424,3 @@ def _dims(op: OpView, lhs: tuple[int, ...], rhs: tuple[int, ...]) -> None:
         raise Mismatch
     if (tuple(dims.lhs_contract), tuple(dims.rhs_contract)) != (lhs, rhs):
         raise Mismatch
-
-
-PATTERNS: tuple[tuple[tuple[str, Pattern], ...], ...] = (
-    (
-        ("layer_norm", layer_norm),
-        ("rms_norm", rms_norm),
-        ("softmax", softmax),
-        ("gelu", gelu),
-        ("silu", silu),
-    ),
-    (("attention", attention),),
-)
-"""By round: attention is looked for when softmax is known."""

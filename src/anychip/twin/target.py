@@ -325,7 +325,7 @@ def _kernel_json(table: Table, one: Machine, cost: StepCost) -> str:
         "weight_bytes": table.weight_bytes,
         "state_bytes": table.state_bytes,
         "held_in": level.name,
-        "fits": cost.placement.fits,
+        "fits": bool(cost.placement.fits),
         "kernels": rows,
     }
     return json.dumps(summary, indent=1)
