@@ -14,7 +14,7 @@ BUDGETS = {
     "ops": 7000,
     "frontends": 14000,
     "profile": 900,
-    "passes": 1200,
+    "passes": 1400,
     "compilers": 11600,
     "twin": 6000,
     "debug": 600,

@@ -73,7 +73,7 @@ def test_a_chip_is_named_like_its_folder(folder: Path) -> None:
 def test_a_chip_loads_and_has_a_twin_or_a_compiler_of_its_own(name: str) -> None:
     chip = discover().chip(name)
     assert chip.spec == SPECS[name]
-    assert {"twin", "vela", "qnn"} & set(chip.targets)
+    assert {"twin", "vela", "qnn", "rknn"} & set(chip.targets)
     assert all(reason.strip() for reason in chip.absent.values())
 
 

@@ -19,7 +19,7 @@ from anychip.core.config import read
 _MAGIC = b"anychip1"
 _DIGEST_BYTES = 32
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CACHES = ("xla", "native", "iree", "libtpu", "xla-gpu", "triton", "vela")
+CACHES = ("xla", "native", "iree", "libtpu", "xla-gpu", "triton", "vela", "qnn", "rknn")
 """Names under the home folder, one a compiler. Repacked weights (`packed`) are not among them."""
 
 

@@ -83,7 +83,25 @@ QNN = Toolchain(
     ("onnxruntime-qnn==2.7.0",),
     "compiling for Qualcomm Hexagon without one, beside onnxruntime (245 MB)",
 )
-TOOLCHAINS = (LIBTPU, CUDA, TRITON, QNN)
+RKNN = Toolchain(
+    "rknn",
+    "rknn-toolkit2",
+    "rknn/api/rknn.py",
+    (
+        "rknn-toolkit2==2.5.0",
+        "'setuptools<81'",
+        "numpy==1.26.4",
+        "onnx==1.17.0",
+        "protobuf==4.25.4",
+        "opencv-python-headless",
+        "fast-histogram",
+        "ruamel.yaml",
+        "psutil",
+        "tqdm",
+    ),
+    "compiling for Rockchip NPUs without one, with their simulator (410 MB)",
+)
+TOOLCHAINS = (LIBTPU, CUDA, TRITON, QNN, RKNN)
 TESTED = (LIBTPU, CUDA)
 """Those that `make test` installs."""
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from anychip.compilers.onnx_export.elementwise import computing_type
 from anychip.compilers.onnx_export.graph import Graph, Tensor, read_by
 from anychip.compilers.onnx_export.shape import dilate, pad
+from anychip.compilers.onnx_export.typed import computing_type
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.attributes import ConvDims
 from anychip.ops.view import OpView

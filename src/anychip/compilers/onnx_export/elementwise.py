@@ -6,61 +6,24 @@ Pending broadcasts stay pending: ONNX's elementwise ops broadcast by themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from anychip.compilers.onnx_export.element import onnx_type
-from anychip.compilers.onnx_export.graph import Graph, Shape, Tensor
+from anychip.compilers.onnx_export.graph import Graph, Tensor
+from anychip.compilers.onnx_export.integers import logical, negate, power, shift, whole_division
+from anychip.compilers.onnx_export.typed import (
+    Arithmetic,
+    Make,
+    apply,
+    broadcast,
+    computing_type,
+)
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.view import OpView
-
-Make = Callable[[Graph, list[str], str], str]
-"""`make(graph, inputs, element type)` → result, all of one computing type."""
-
-
-def computing_type(element: str) -> str:
-    """The type to compute in: f32 for narrow floats, i32 or i64 for integers."""
-    kind, bits = dtype(element).kind, dtype(element).bits
-    if kind == "complex":
-        raise UnsupportedError("ONNX has no arithmetic on complex numbers")
-    if kind == "float":
-        return element if element in ("f32", "f64") else "f32"
-    if kind == "bool":
-        return element
-    if element == "ui64":
-        return "ui64"
-    return "i64" if bits == 64 or element == "ui32" else "i32"
-
-
-def broadcast(tensors: Sequence[Tensor]) -> tuple[Shape, Shape, str]:
-    """(held shape, full shape, shape tensor) of an elementwise result."""
-    rank = max(len(t.shape) for t in tensors)
-    helds = [(1,) * (rank - len(t.held)) + t.held for t in tensors]
-    shapes = [(1,) * (rank - len(t.shape)) + t.shape for t in tensors]
-
-    def most(sizes: tuple[int | None, ...]) -> int | None:
-        return next((d for d in sizes if d != 1), 1)
-
-    held = tuple(map(most, zip(*helds, strict=True)))
-    shape = tuple(map(most, zip(*shapes, strict=True)))
-    target = next((t.target for t in tensors if t.target and t.shape == shape), "")
-    return held, shape, target
-
-
-def apply(g: Graph, op: OpView, tensors: Sequence[Tensor], make: Make, wide: str = "") -> Tensor:
-    """One elementwise op on tensors of one type, in `wide` or its computing type."""
-    element = tensors[-1].dtype
-    wide = wide or computing_type(element)
-    names = [t.name if t.dtype == wide else g.cast(t.name, wide) for t in tensors]
-    out = op.outputs[0].dtype
-    result = make(g, names, wide)
-    if wide != out:
-        result = g.cast(result, out)
-    held, shape, target = broadcast(tensors)
-    return Tensor(result, held, shape, out, target)
 
 
 def _plain(kind: str, g: Graph, op: OpView, *tensors: Tensor) -> Tensor:
@@ -69,20 +32,7 @@ def _plain(kind: str, g: Graph, op: OpView, *tensors: Tensor) -> Tensor:
 
 def _float(make: Callable[..., str], g: Graph, op: OpView, x: Tensor) -> Tensor:
     """A function of one float, in terms of a few ONNX ops."""
-    return apply(g, op, [x], lambda g, names, wide: make(_Arithmetic(g, wide), names[0]))
-
-
-class _Arithmetic:
-    """Formulas in one type: constants by value, ops by name."""
-
-    def __init__(self, graph: Graph, element: str):
-        self._graph, self._element = graph, element
-
-    def __getattr__(self, kind: str) -> Callable[..., str]:
-        return lambda *xs: self._graph.node(kind, [self._name(x) for x in xs])
-
-    def _name(self, x: str | float) -> str:
-        return x if isinstance(x, str) else self._graph.constant(x, self._element)
+    return apply(g, op, [x], lambda g, names, wide: make(Arithmetic(g, wide), names[0]))
 
 
 def _log1p(a: Any, x: str) -> str:
@@ -100,6 +50,47 @@ def _expm1(a: Any, x: str) -> str:
     return a.Where(a.Less(a.Abs(x), 1.0), near, a.Sub(e, 1.0))
 
 
+def _sinh(a: Any, x: str) -> str:
+    """With u = e^|x| - 1 it does not cancel near 0; e^(|x|-ln 2) does not overflow early."""
+    size = a.Abs(x)
+    u = _expm1(a, size)
+    near = a.Mul(a.Add(u, a.Div(u, a.Add(u, 1.0))), 0.5)
+    far = a.Exp(a.Sub(size, math.log(2.0)))
+    return a.Mul(a.Sign(x), a.Where(a.Less(size, 20.0), near, far))
+
+
+def _cosh(a: Any, x: str) -> str:
+    size = a.Sub(a.Abs(x), math.log(2.0))
+    return a.Add(a.Exp(size), a.Exp(a.Sub(-2 * math.log(2.0), size)))
+
+
+def _asinh(a: Any, x: str) -> str:
+    """log1p(|x| + x²/(1 + √(x² + 1))), log 2|x| where the square would overflow."""
+    size = a.Abs(x)
+    square = a.Mul(size, size)
+    near = _log1p(a, a.Add(size, a.Div(square, a.Add(a.Sqrt(a.Add(square, 1.0)), 1.0))))
+    far = a.Add(a.Log(size), math.log(2.0))
+    return a.Mul(a.Sign(x), a.Where(a.Less(size, 1e8), near, far))
+
+
+def _acosh(a: Any, x: str) -> str:
+    """log1p(t + √(2t + t²)) with t = x - 1."""
+    t = a.Sub(x, 1.0)
+    near = _log1p(a, a.Add(t, a.Sqrt(a.Mul(t, a.Add(t, 2.0)))))
+    return a.Where(a.Less(x, 1e8), near, a.Add(a.Log(x), math.log(2.0)))
+
+
+def _atanh(a: Any, x: str) -> str:
+    size = a.Abs(x)
+    grown = _log1p(a, a.Div(a.Mul(size, 2.0), a.Sub(1.0, size)))
+    return a.Mul(a.Mul(a.Sign(x), 0.5), grown)
+
+
+def _own(kind: str, formula: Callable[..., str], g: Graph, op: OpView, x: Tensor) -> Tensor:
+    """ONNX's op, which runtimes have in f32 only; a formula in f64."""
+    return _float(formula, g, op, x) if x.dtype == "f64" else _plain(kind, g, op, x)
+
+
 def _cbrt(a: Any, x: str) -> str:
     return a.Mul(a.Sign(x), a.Pow(a.Abs(x), 1.0 / 3.0))
 
@@ -114,7 +105,7 @@ def _away(a: Any, x: str) -> str:
 
 def _atan2(g: Graph, op: OpView, y: Tensor, x: Tensor) -> Tensor:
     def make(g: Graph, names: list[str], wide: str) -> str:
-        a, (top, side) = _Arithmetic(g, wide), names
+        a, (top, side) = Arithmetic(g, wide), names
         base = a.Atan(a.Div(top, side))
         is_left = a.Less(side, 0.0)
         turned = a.Where(a.Less(top, 0.0), a.Sub(base, math.pi), a.Add(base, math.pi))
@@ -128,7 +119,7 @@ def _atan2(g: Graph, op: OpView, y: Tensor, x: Tensor) -> Tensor:
 def _finite(g: Graph, op: OpView, x: Tensor) -> Tensor:
     wide = computing_type(x.dtype)
     name = x.name if x.dtype == wide else g.cast(x.name, wide)
-    a = _Arithmetic(g, wide)
+    a = Arithmetic(g, wide)
     bad = a.Or(a.IsInf(name), a.IsNaN(name))
     return Tensor(a.Not(bad), x.held, x.shape, "i1", x.target)
 
@@ -138,61 +129,6 @@ def _infinite(sign: int, g: Graph, op: OpView, x: Tensor) -> Tensor:
     name = x.name if x.dtype == wide else g.cast(x.name, wide)
     made = g.node("IsInf", [name], detect_negative=int(sign <= 0), detect_positive=int(sign >= 0))
     return Tensor(made, x.held, x.shape, "i1", x.target)
-
-
-def _logical(kind: str, g: Graph, op: OpView, *tensors: Tensor) -> Tensor:
-    if tensors[0].dtype == "i1":
-        return _plain(kind, g, op, *tensors)
-    return apply(g, op, tensors, lambda g, n, _: g.node(f"Bitwise{kind}", n), wide=tensors[0].dtype)
-
-
-def _shift(how: str, g: Graph, op: OpView, x: Tensor, by: Tensor) -> Tensor:
-    """ONNX shifts unsigned numbers only, and by less than their width."""
-    bits = dtype(x.dtype).bits
-    wide = {8: "ui8", 16: "ui32", 32: "ui32", 64: "ui64"}.get(bits)
-    if wide is None:
-        raise UnsupportedError(f"ONNX shifts no {x.dtype}")
-    signed = f"i{bits}"
-
-    def make(g: Graph, names: list[str], element: str) -> str:
-        value, count = names
-        is_negative = _negative(g, value, element, signed)
-        flipped = value
-        if how == "arithmetic":
-            flipped = g.node("Where", [is_negative, g.node("BitwiseNot", [value]), value])
-        flipped = _unsigned(g, flipped, element, bits, wide)
-        amount = _unsigned(g, count, element, bits, wide)
-        inside = g.node("Less", [g.cast(amount, "i64"), g.constant(bits, "i64")])
-        if wide == "ui64":
-            inside = g.node(
-                "And",
-                [inside, g.node("GreaterOrEqual", [g.cast(amount, "i64"), g.constant(0, "i64")])],
-            )
-        capped = g.node("Where", [inside, g.cast(amount, "i64"), g.constant(0, "i64")])
-        moved = g.node(
-            "BitShift",
-            [flipped, g.cast(capped, wide)],
-            direction="LEFT" if how == "left" else "RIGHT",
-        )
-        moved = g.cast(moved, "i64")
-        zero = g.constant(0, "i64")
-        moved = g.cast(g.node("Where", [inside, moved, zero]), element)
-        if how == "arithmetic":
-            moved = g.node("Where", [is_negative, g.node("BitwiseNot", [moved]), moved])
-        return moved
-
-    return apply(g, op, [x, by], make, wide=x.dtype)
-
-
-def _negative(g: Graph, value: str, element: str, signed: str) -> str:
-    as_signed = g.cast(g.cast(value, signed) if element != signed else value, "i64")
-    return g.node("Less", [as_signed, g.constant(0, "i64")])
-
-
-def _unsigned(g: Graph, value: str, element: str, bits: int, wide: str) -> str:
-    own = f"ui{bits}"
-    value = value if element == own else g.cast(value, own)
-    return value if own == wide else g.cast(value, wide)
 
 
 _COMPARE = {
@@ -274,28 +210,9 @@ def _divide(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
     return apply(g, op, [x, y], lambda g, n, wide: _quotient(g, n, wide))
 
 
-def _whole_division(g: Graph, names: list[str], wide: str, kind: str) -> str:
-    """Integers: runtimes die of a divisor of 0, and of -1 under the least number.
-
-    StableHLO: x / 0 is -1 (all bits set), the remainder then x.
-    """
-    x, y = names
-    a = _Arithmetic(g, wide)
-    fmod = 1 if kind == "Mod" else None
-    known = g.arrays.get(y)
-    if known is not None and not ((known == 0) | (known == -1)).any():
-        return g.node(kind, names, fmod=fmod)
-    is_zero, is_minus = a.Equal(y, 0), a.Equal(y, -1)
-    safe = a.Where(a.Or(is_zero, is_minus), 1, y)
-    made = g.node(kind, [x, safe], fmod=fmod)
-    if kind == "Mod":
-        return a.Where(is_zero, x, made)
-    return a.Where(is_zero, -1, a.Where(is_minus, a.Sub(0, x), made))
-
-
 def _quotient(g: Graph, names: list[str], wide: str) -> str:
     if dtype(wide).kind != "float":
-        return _whole_division(g, names, wide, "Div")
+        return whole_division(g, names, wide, "Div")
     gated = g.producer.get(names[0])
     if gated is not None and gated.op_type == "Mul" and g.scalar(names[1]) == 6.0:
         for x, gate in (list(gated.input), list(gated.input)[::-1]):
@@ -413,15 +330,9 @@ def _remainder(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
     def make(g: Graph, names: list[str], wide: str) -> str:
         if dtype(wide).kind == "float":
             return g.node("Mod", names, fmod=1)
-        return _whole_division(g, names, wide, "Mod")
+        return whole_division(g, names, wide, "Mod")
 
     return apply(g, op, [x, y], make)
-
-
-def _power(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
-    if dtype(x.dtype).kind != "float":
-        raise UnsupportedError("runtimes round integer powers; multiply instead")
-    return _plain("Pow", g, op, x, y)
 
 
 def _rsqrt(a: Any, x: str) -> str:
@@ -429,7 +340,7 @@ def _rsqrt(a: Any, x: str) -> str:
 
 
 def _not(g: Graph, op: OpView, x: Tensor) -> Tensor:
-    return _logical("Not", g, op, x)
+    return logical("Not", g, op, x)
 
 
 def _tan(a: Any, x: str) -> str:
@@ -492,14 +403,14 @@ _BINARY = {
     "remainder": _remainder,
     "maximum": _maximum,
     "minimum": _minimum,
-    "power": _power,
+    "power": power,
     "atan2": _atan2,
-    "and": partial(_logical, "And"),
-    "or": partial(_logical, "Or"),
-    "xor": partial(_logical, "Xor"),
-    "shift_left": partial(_shift, "left"),
-    "shift_right_logical": partial(_shift, "logical"),
-    "shift_right_arithmetic": partial(_shift, "arithmetic"),
+    "and": partial(logical, "And"),
+    "or": partial(logical, "Or"),
+    "xor": partial(logical, "Xor"),
+    "shift_left": partial(shift, "left"),
+    "shift_right_logical": partial(shift, "logical"),
+    "shift_right_arithmetic": partial(shift, "arithmetic"),
     "compare": _compare,
     "select": _select,
 }
@@ -532,7 +443,6 @@ RULES = {
         f"stablehlo.{name}": partial(_plain, kind)
         for name, kind in {
             "abs": "Abs",
-            "negate": "Neg",
             "ceil": "Ceil",
             "floor": "Floor",
             "round_nearest_even": "Round",
@@ -549,21 +459,22 @@ RULES = {
         f"chlo.{name}": partial(_plain, kind)
         for name, kind in {
             "erf": "Erf",
-            "sinh": "Sinh",
-            "cosh": "Cosh",
             "asin": "Asin",
             "acos": "Acos",
             "atan": "Atan",
-            "asinh": "Asinh",
-            "acosh": "Acosh",
-            "atanh": "Atanh",
         }.items()
     },
+    "stablehlo.negate": negate,
     "stablehlo.sign": _sign_any,
     "stablehlo.rsqrt": partial(_float, _rsqrt),
     "stablehlo.cbrt": partial(_float, _cbrt),
     "stablehlo.tan": partial(_float, _tan),
     "chlo.tan": partial(_float, _tan),
+    "chlo.sinh": partial(_own, "Sinh", _sinh),
+    "chlo.cosh": partial(_own, "Cosh", _cosh),
+    "chlo.asinh": partial(_own, "Asinh", _asinh),
+    "chlo.acosh": partial(_own, "Acosh", _acosh),
+    "chlo.atanh": partial(_own, "Atanh", _atanh),
     "chlo.erfc": partial(_float, _erfc),
     "chlo.square": _square_any,
     "stablehlo.log_plus_one": partial(_float, _log1p),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from anychip.compilers.onnx_export.element import onnx_type
 from anychip.compilers.onnx_export.graph import Graph, Tensor, read_by
 from anychip.compilers.onnx_export.table import COMPOSITE_RULES, rules
 from anychip.core import Module, OpCoverage, Origin, UnsupportedError, Weight, dtype
+from anychip.ops.composite import PREFIX
 from anychip.ops.view import Block, OpView, Program, Value, program
 
 OPSET = 23
@@ -77,8 +78,12 @@ DOORS: Mapping[str, str] = {
 """Element types that NumPy lacks, and a wider one that holds each of their values exactly."""
 
 
-def export(module: Module, *, fused: bool = True, doors: bool = False) -> Exported:
-    """The module as ONNX, composites as ONNX's own ops (`fused`) or by their bodies.
+def export(
+    module: Module, *, fused: bool | Collection[str] = True, doors: bool = False
+) -> Exported:
+    """The module as ONNX, composites as ONNX's own ops or by their bodies.
+
+    `fused` says which have an op: all, none, or those of these names.
 
     With `doors`, inputs, weights and results of types that NumPy lacks go in and out as DOORS
     says, and are converted inside.
@@ -212,8 +217,12 @@ def _unsupported(name: str, refused: list[tuple[str, Origin, str]]) -> Unsupport
 class _Walker:
     """Asks the rules. Refusals are gathered, so that one error names them all."""
 
-    def __init__(self, read: Program, graph: Graph, fused: bool):
-        self._read, self._graph, self._fused = read, graph, fused
+    def __init__(self, read: Program, graph: Graph, fused: bool | Collection[str]):
+        self._read, self._graph = read, graph
+        known = COMPOSITE_RULES if fused else {}
+        if not isinstance(fused, bool):
+            known = {n: r for n, r in known.items() if n.removeprefix(PREFIX) in fused}
+        self._composites = known
         self._rules = rules()
         self.refused: list[tuple[str, Origin, str]] = []
         self._caller = Origin()
@@ -228,7 +237,7 @@ class _Walker:
         origin = op.origin.inside(self._caller)
         self._graph.origin = origin
         name = op.attributes.get("name", "") if op.name == "stablehlo.composite" else op.name
-        composite = COMPOSITE_RULES.get(str(name)) if self._fused else None
+        composite = self._composites.get(str(name))
         if composite is not None and (made := composite(self._graph, op, *operands)) is not None:
             return self._typed(op, made)
         if op.callee is not None:

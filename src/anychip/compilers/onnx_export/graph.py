@@ -166,12 +166,17 @@ class Graph:
         """The tensor's name once its pending broadcast is done."""
         if not tensor.is_pending:
             return tensor.name
-        if tensor.target:
-            return self.node("Expand", [tensor.name, tensor.target])
-        if None in tensor.shape:
+        if not tensor.target and None in tensor.shape:
             raise UnsupportedError("a broadcast to a size known only when running")
-        sizes = self.ints(*(d or 0 for d in tensor.shape))
-        return self.node("Expand", [tensor.name, sizes])
+        sizes = tensor.target or self.ints(*(d or 0 for d in tensor.shape))
+        kind = dtype(tensor.dtype)
+        if kind.kind == "bool" or (
+            kind.bits >= 8 and "f8" not in kind.name and kind.name != "bf16"
+        ):
+            return self.node("Expand", [tensor.name, sizes])
+        wide = "f32" if kind.kind == "float" else "i32"  # runtimes expand no narrow types
+        expanded = self.node("Expand", [self.cast(tensor.name, wide), sizes])
+        return self.cast(expanded, tensor.dtype)
 
     def scalar(self, name: str) -> float | None:
         """The number a constant of one element holds."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from anychip.compilers.onnx_export.elementwise import computing_type
 from anychip.compilers.onnx_export.graph import Graph, Tensor
+from anychip.compilers.onnx_export.typed import computing_type
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.attributes import DotDims
 from anychip.ops.view import OpView

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from anychip.compilers.onnx_export.elementwise import computing_type
 from anychip.compilers.onnx_export.graph import Graph, Tensor
+from anychip.compilers.onnx_export.typed import computing_type
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.reducer import monoid
 from anychip.ops.view import Block, OpView

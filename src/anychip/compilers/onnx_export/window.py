@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from anychip.compilers.onnx_export.elementwise import computing_type
 from anychip.compilers.onnx_export.graph import Graph, Tensor
 from anychip.compilers.onnx_export.reduce import neutral
 from anychip.compilers.onnx_export.shape import pad
+from anychip.compilers.onnx_export.typed import Arithmetic, apply, computing_type
 from anychip.core import UnsupportedError, dtype
 from anychip.ops.reducer import monoid
 from anychip.ops.view import OpView
+
+_COMBINE = {"stablehlo.add": "Add", "stablehlo.maximum": "Max", "stablehlo.minimum": "Min"}
 
 
 def _reduce_window(g: Graph, op: OpView, *tensors: Tensor) -> Any:
@@ -31,12 +33,10 @@ def _reduce_window(g: Graph, op: OpView, *tensors: Tensor) -> Any:
     if any(d != 1 for d in a.get("base_dilations") or ones):
         raise UnsupportedError("ONNX's pools have no dilated input")
     initial = g.arrays.get(start.name)
-    if (
-        how not in ("stablehlo.add", "stablehlo.maximum", "stablehlo.minimum")
-        or initial is None
-        or not (initial.reshape(()) == neutral(how, x.dtype))
-    ):
-        raise UnsupportedError("ONNX pools by sum, maximum and minimum from their neutral value")
+    if how not in _COMBINE:
+        raise UnsupportedError("ONNX pools by sum, maximum and minimum only")
+    if initial is None or not (initial.reshape(()) == neutral(how, x.dtype)):
+        return _from_elsewhere(g, op, x, start, how)
     if x.dtype == "i1":
         raise UnsupportedError("ONNX pools no i1")
     wide = computing_type(x.dtype)
@@ -107,6 +107,15 @@ def _reduce_window(g: Graph, op: OpView, *tensors: Tensor) -> Any:
     return name if wide == out.dtype else g.cast(name, out.dtype)
 
 
+def _from_elsewhere(g: Graph, op: OpView, x: Tensor, start: Tensor, how: str) -> Tensor:
+    """A window that begins at another value than the neutral one, which then takes part once."""
+    least = np.asarray(neutral(how, x.dtype)).astype(dtype(x.dtype).numpy)
+    made = _reduce_window(g, op, x, Tensor(g.constant(least), (), (), x.dtype))
+    out = op.outputs[0]
+    pooled = made if isinstance(made, Tensor) else Tensor(made, out.shape, out.shape, out.dtype)
+    return apply(g, op, [start, pooled], lambda g, n, _: g.node(_COMBINE[how], n))
+
+
 def _counts(shape: Any, out: Any, looks: Any) -> np.ndarray:
     """How many elements each place of the result adds; 1 along axes where that is always equal."""
     window, strides, dilations, padding, _ = looks
@@ -154,7 +163,29 @@ def _batch_norm(g: Graph, op: OpView, x: Tensor, *given: Tensor) -> Any:
     return made if wide == op.outputs[0].dtype else g.cast(made, op.outputs[0].dtype)
 
 
+def _batch_norm_training(g: Graph, op: OpView, x: Tensor, scale: Tensor, offset: Tensor) -> Any:
+    """Mean and (biased) variance of the batch itself, and what they make of it."""
+    feature, rank = op.attributes["feature_index"], len(x.shape)
+    wide = computing_type(x.dtype)
+    names = [
+        g.whole(t) if t.dtype == wide else g.cast(g.whole(t), wide) for t in (x, scale, offset)
+    ]
+    axes = g.ints(*(d for d in range(rank) if d != feature))
+    line = [-1 if d == feature else 1 for d in range(rank)]
+    a = Arithmetic(g, wide)
+    mean = g.node("ReduceMean", [names[0], axes], keepdims=1)
+    centred = a.Sub(names[0], mean)
+    variance = g.node("ReduceMean", [a.Mul(centred, centred), axes], keepdims=1)
+    normed = a.Div(centred, a.Sqrt(a.Add(variance, float(op.attributes["epsilon"]))))
+    factor, shift = (g.node("Reshape", [n, g.ints(*line)]) for n in names[1:])
+    made = [a.Add(a.Mul(normed, factor), shift)]
+    made += [g.node("Reshape", [n, g.ints(-1)]) for n in (mean, variance)]
+    out = op.outputs[0].dtype
+    return made if wide == out else [g.cast(n, out) for n in made]
+
+
 RULES = {
+    "stablehlo.batch_norm_training": _batch_norm_training,
     "stablehlo.reduce_window": _reduce_window,
     "stablehlo.batch_norm_inference": _batch_norm,
 }

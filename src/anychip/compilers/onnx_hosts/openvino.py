@@ -67,8 +67,6 @@ class _Session:
     def __init__(self, target: str, exported: Exported, options: CompileOptions):
         self._target, self._exported, self._options = target, exported, options
         self._request = self._open(profiled=False)
-        self._names = [i.name for i in exported.model.graph.input]
-        self._results = [o.name for o in exported.model.graph.output]
         self._turn = threading.Lock()  # a request serves one caller at a time
 
     def run(self, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
@@ -100,10 +98,10 @@ class _Session:
 
     def _on(self, request: Any, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
         try:
-            results = request.infer(dict(zip(self._names, arrays, strict=True)), share_inputs=True)
+            results = request.infer(list(arrays), share_inputs=True)
         except RuntimeError as error:
             raise CompileError(f"{self._target} could not run: {error}") from None
-        return [results[name] for name in self._results]
+        return results.to_tuple()  # in the model's order; by name each would be searched for
 
     def _open(self, *, profiled: bool) -> Any:
         core = openvino().Core()
