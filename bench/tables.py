@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-DOCS = ("docs/engine.md", "docs/native.md")
+DOCS = ("docs/engine.md", "docs/native.md", "docs/twins/cpu.md", "docs/twins/validation.md")
 
 
 def llm(report: dict[str, Any]) -> str:
@@ -101,12 +101,69 @@ def requests(report: dict[str, Any]) -> str:
     return _table("what|how many", rows)
 
 
+def validated(report: dict[str, Any]) -> str:
+    """Every family and metric, and how many rows are predicted."""
+    rows = [
+        (
+            one["family"],
+            one["metric"],
+            str(one["n"]),
+            f"{one['median_abs_error']:.0%}",
+            f"{one['p90_abs_error']:.0%}",
+            f"{one['median_error']:+.0%}",
+            f"{one['coverage']:.0%}",
+        )
+        for one in report["summary"]
+    ]
+    head = "family|metric|rows|median|90th percentile|bias|in interval"
+    counts = report["validated"]
+    return (
+        f"{_table(head, rows)}\n\n{counts['rows']:,} rows are predicted, "
+        f"{counts['not_expressible']} cannot be expressed; `validate.json` says why of each."
+    )
+
+
+def beside(report: dict[str, Any]) -> str:
+    """The twin and the roofline on the serving points that both predict."""
+    rows = [
+        (
+            one["metric"],
+            str(one["baseline"]["n"]),
+            *(
+                f"{one['baseline'][f'{whose}median_abs_error']:.1%} / "
+                f"{one['baseline'][f'{whose}p90_abs_error']:.1%}"
+                for whose in ("twin_", "")
+            ),
+        )
+        for one in report["summary"]
+        if one["baseline"]
+    ]
+    return _table("metric|rows|simulated server|five-parameter roofline", rows)
+
+
+def cpu_twin(report: dict[str, Any]) -> str:
+    """Every kernel and model of the cpu twin."""
+    rows = [
+        (
+            row["name"],
+            f"{row['measured_s'] * 1e3:.3f}",
+            f"{row['twin_s'] * 1e3:.3f}",
+            f"{row['error']:+.0%}",
+        )
+        for row in report["rows"]
+    ]
+    return _table("kernel or model|measured ms|twin ms|error", rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "llm": ("llm.json", llm),
     "gemv": ("native-gemv.json", gemv),
     "context": ("engine.json", context),
     "guess": ("engine.json", guess),
     "requests": ("engine-requests.json", requests),
+    "validated": ("left-out.json", validated),
+    "beside": ("left-out.json", beside),
+    "cpu-twin": ("cpu-twin.json", cpu_twin),
 }
 """The name in the docs: the file of bench/results, and what makes a table of it."""
 

@@ -49,13 +49,19 @@ KEPT = ("id", "chip", "error", "facts")
 """Of a figure in the JSON, in this order, under its phase and family."""
 
 
-def to_json(made: Sequence[dict[str, Any]], figures: Sequence[dict[str, Any]]) -> str:
-    """A line for each phase and family."""
+def to_json(
+    made: Sequence[dict[str, Any]],
+    figures: Sequence[dict[str, Any]],
+    validated: dict[str, Any] | None = None,
+) -> str:
+    """A line for each phase and family; first what `anychip validate` summed up."""
     groups: dict[str, list[list[Any]]] = {}
     for one in figures:
         groups.setdefault(f"{one['phase']} {one['family']}", []).append([one[k] for k in KEPT])
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(rows)}" for key, rows in groups.items())
-    return f'{{"table": {json.dumps(made)},\n"figures": {{\n{lines}}}}}\n'
+    summary = ",\n ".join(json.dumps(one) for one in (validated or {}).pop("summary", ()))
+    head = f'"summary": [\n {summary}],\n"validated": {json.dumps(validated or {})},\n'
+    return f'{{{head}"table": {json.dumps(made)},\n"figures": {{\n{lines}}}}}\n'
 
 
 def from_json(text: str) -> list[dict[str, Any]]:
@@ -67,6 +73,17 @@ def from_json(text: str) -> list[dict[str, Any]]:
             {"phase": phase, "family": family, **dict(zip(KEPT, r, strict=True))} for r in rows
         ]
     return figures
+
+
+def tuned(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Logarithms of the errors of servers whose stack is not told, by metric: all are predicted as
+    the tuned stack, which was fitted to none of them."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["how"] == "serving" and not row["stack"] and row["metric"] not in ENERGY:
+            error = math.log(row["predicted"] / row["published"])
+            found.setdefault(row["metric"], {})[row["id"]] = round(error, 4)
+    return found
 
 
 def scores(figures: Sequence[dict[str, Any]]) -> np.ndarray:
@@ -120,14 +137,22 @@ def main() -> None:
     parser.add_argument("validated", type=Path)
     parser.add_argument("--json", type=Path, default=Path("bench/results/left-out.json"))
     args = parser.parse_args()
-    rows = json.loads(args.validated.read_text(encoding="utf-8"))["rows"]
+    document = json.loads(args.validated.read_text(encoding="utf-8"))
+    rows = document["rows"]
     figures = [
         figure(row) for row in rows if row["how"] == "closed form" and row["metric"] not in ENERGY
     ]
     made = table(figures)
     for line in made:
         print(json.dumps(line))
-    args.json.write_text(to_json(made, figures), encoding="utf-8")
+    validated = {
+        "rows": len(rows),
+        "not_expressible": len(document["not_expressible"]),
+        "energy_left_out": document["energy_left_out"]["metrics"],
+        "tuned": tuned(rows),
+        "summary": document["summary"],
+    }
+    args.json.write_text(to_json(made, figures, validated), encoding="utf-8")
 
 
 if __name__ == "__main__":

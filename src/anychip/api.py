@@ -13,6 +13,7 @@ from anychip.core import (
     Executable,
     LanguageModel,
     Module,
+    TargetName,
     UsageError,
     discover,
     shipped_text,
@@ -71,9 +72,10 @@ def compile(
     made, given = registry.target(target), options or CompileOptions()
     if not fallback:
         return made.compile(module, given)
-    from anychip.fallback import compiler
+    from anychip.fallback import compile_with_fallback
 
-    return compiler(registry, fallback)(made, module, given)
+    chip = registry.chip(TargetName.parse(target).chip)
+    return compile_with_fallback(module, made, registry.target(fallback), given, chip=chip)
 
 
 def compare(
@@ -151,7 +153,7 @@ def diff(
     inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
     text: str | None = None,
-    window: int = 128,
+    window: int | None = None,
     tokens: int = 1024,
     precision: str = "auto",
     options: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
@@ -164,11 +166,11 @@ def diff(
 
     Gives the error after every layer, a being the reference, with the user's layer and source
     line, and what it does to the output. A language model reads `text` (a shipped one without it)
-    in windows of `window` tokens, at most `tokens` in all. Any other runs once on `inputs`: those
-    of its arguments that are not weights, in order or by name; what is missing is made up from the
-    seed. `options` are extra compile options of a and of b. With `layers` False only results are
-    compared, of the program as it is. Raises UsageError for targets that do not run and for
-    arguments that do not apply to the model.
+    in windows of `window` tokens (128, or all of a shorter text), at most `tokens` in all. Any
+    other runs once on `inputs`: those of its arguments that are not weights, in order or by name;
+    what is missing is made up from the seed. `options` are extra compile options of a and of b.
+    With `layers` False only results are compared, of the program as it is. Raises UsageError for
+    targets that do not run and for arguments that do not apply to the model.
     """
     from anychip.debug import diff_language, diff_module, made_up
     from anychip.frontends.llm import PRECISIONS

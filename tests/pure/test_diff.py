@@ -76,7 +76,7 @@ class Evaluated:
         return evaluate(self._module, *arrays, after=after)
 
     def trace(self, *inputs):
-        raise AssertionError("a comparison runs its targets; it asks for no trace")
+        raise NotImplementedError
 
 
 def test_an_instrumented_module_gives_its_results_and_then_its_layers():
@@ -219,6 +219,9 @@ def test_a_language_model_is_scored_at_every_position():
     assert found.first_divergence is not None
     assert found.first_divergence.layer.startswith("layers.1")
     assert found.language.perplexity_a != found.language.perplexity_b
+    short = diff_language(model, Plain(), bad, tokens[:7], precision=f32)
+    assert short.language is not None
+    assert short.language.positions == 6
     with pytest.raises(UsageError, match="shorter window"):
         diff_language(model, Plain(), bad, tokens[:7], precision=f32, window=8)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anychip.mapper.stacks import SERVING_ERROR
+from anychip.mapper.stacks import OWN, SERVING_ERROR, TUNED_ERROR
 from anychip.twin.calibrate import half_width
 from anychip.twin.left_out import DECODE, FIGURES, PREFILL, RARE, LeftOut, left_out
 
@@ -87,3 +87,20 @@ def test_serving_intervals_hold_eight_of_ten_points_of_systems_left_out():
             for row in rows
         ]
         assert 0.75 <= np.mean(inside) <= 0.90, metric
+
+
+def test_intervals_of_the_tuned_stack_are_those_of_audited_servers():
+    document = json.loads((ROOT / "bench" / "results" / "left-out.json").read_text())
+    for metric, quantity in {
+        "throughput_output_system": "chip_tok_s",
+        "tpot_mean": "tpot_s",
+    }.items():
+        errors = list(document["validated"]["tuned"][metric].values())
+        assert len(errors) > 40
+        assert TUNED_ERROR[quantity] == pytest.approx(half_width(np.expm1(errors)), abs=0.005)
+
+
+def test_our_own_engines_times_are_those_it_was_measured_at():
+    kept = json.loads((ROOT / "bench" / "results" / "engine-host.json").read_text())
+    assert OWN.host_s == pytest.approx(kept["host_s"], rel=0.02)
+    assert OWN.token_s == pytest.approx(kept["token_s"], rel=0.02)

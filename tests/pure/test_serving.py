@@ -179,6 +179,17 @@ def test_a_step_with_a_prompt_takes_at_least_its_launches():
     assert serve(pace, replace(STACK, eager_layer_s=1e-3), one).ttft_s[0] == pytest.approx(0.032)
 
 
+@given(st.integers(1, 96))
+def test_a_padded_step_costs_what_one_of_the_next_power_of_two_does(tokens):
+    pace = replace(PACE, tokens=np.array([1.0, 3.0, 64.0, 100.0]), linear_s=np.arange(1.0, 5.0))
+    pace = replace(pace, context_s=np.zeros(4))
+    padded = min(2 ** (tokens - 1).bit_length(), 100)
+    assert pace.padded().step_s(tokens, 0.0) == pytest.approx(pace.step_s(padded, 0.0))
+    assert pace.padded().step_s(0, 0.0, [(tokens, 0)]) == pytest.approx(
+        pace.step_s(0, 0.0, [(padded, 0)]), rel=1e-6
+    )
+
+
 def test_pages_taken_as_needed_let_more_requests_in():
     tight = replace(PACE, cache_tokens=400.0)
     demand = closed(50, 100, 4, 8)

@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from anychip.cli.app import application
-from anychip.cli.simulate import disaggregated, percentiles, spark
+from anychip.cli.simulate import disaggregated, falsify, percentiles, spark
 from anychip.core import AnychipError, UnsupportedError, UsageError, discover
 from anychip.frontends.llm import PRECISIONS, catalogue
+from anychip.llm import Limits
 from anychip.mapper.accept import accepted
 from anychip.mapper.deployment import deploy
 from anychip.mapper.traffic import lengths, run, traffic
@@ -33,6 +34,19 @@ def test_a_system_is_its_chip_and_the_stack_has_its_own_cache(registry, model):
     assert (by_chip.chip, by_system.chip) == ("h100", "h100")
     assert by_system.precision.cache == "bf16"
     assert by_system.pace.token_bytes == pytest.approx(2 * by_chip.pace.token_bytes)
+
+
+def test_our_own_engine_is_a_stack_with_its_limits_and_padded_steps(registry, model):
+    own = deploy(model, "h100", registry, PRECISIONS, longest=512, stack="anychip")
+    limits = Limits(pages=1)
+    assert own.stack.step_tokens == limits.step_tokens
+    assert own.stack.sequences == limits.sequences
+    assert own.pace.step_s(33, 0.0) == pytest.approx(own.pace.step_s(64, 0.0))
+    assert "engine_twin" not in falsify(own, traffic(4, 32, 8, concurrency=2), 0)
+    here = deploy(model, "cpu", registry, PRECISIONS, longest=512, precision="f32", stack="anychip")
+    said = falsify(here, traffic(4, 32, 8, concurrency=2, spread=0.0), 0)
+    for part in ("bench/engine_twin.py", "--users 2", "--prompt 32", "--precision f32"):
+        assert part in said
 
 
 def test_more_chips_a_copy_are_faster_and_counted(registry, model):

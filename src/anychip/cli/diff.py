@@ -44,7 +44,9 @@ def diff(
         Path | None,
         typer.Option(help="Of a language model: the text to read; a shipped one without it."),
     ] = None,
-    window: Annotated[int, typer.Option(help="Tokens of the text read at once.")] = 128,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens read at once; 128, or all of a shorter text.")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the text to read at most.")] = 1024,
     precision: PrecisionOption = "auto",
     option_a: Annotated[

@@ -59,10 +59,32 @@ def scatter_page(document: Mapping[str, Any]) -> str:
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         f"<title>anychip validate</title><style>{STYLE}</style>"
         "<h1>Predicted against published</h1>"
-        f"<p>{len(rows)} published results predicted by the twins, {left} not expressible. "
+        f"<p>{len(rows):,} published results predicted by the twins, {left} not expressible. "
         "On the line: exact; between the dashes: within a quarter. Point at a dot for its row.</p>"
         f"<p>{legend}</p><div class='charts'>{charts}</div>"
-        f"<h2>Summary</h2><table><tr>{columns}</tr>{lines}</table></html>"
+        f"<h2>Summary</h2><table><tr>{columns}</tr>{lines}</table>"
+        f"{_beside(document['summary'])}</html>"
+    )
+
+
+def _beside(summary: Sequence[Mapping[str, Any]]) -> str:
+    """The twin and the roofline on the rows that both predict; nothing where there are none."""
+    shown = [one for one in summary if one["baseline"]]
+    if not shown:
+        return ""
+    heads = ("family", "metric", "rows", "twin", "roofline", "twin, 90th pct.", "roofline")
+    keys = ("twin_median_abs_error", "median_abs_error", "twin_p90_abs_error", "p90_abs_error")
+    lines = "".join(
+        f"<tr><td>{escape(one['family'])}</td><td>{escape(one['metric'])}</td>"
+        f"<td>{one['baseline']['n']}</td>"
+        + "".join(f"<td>{one['baseline'][key]:.0%}</td>" for key in keys)
+        + "</tr>"
+        for one in shown
+    )
+    columns = "".join(f"<th>{name}</th>" for name in heads)
+    return (
+        "<h2>Beside a five-parameter roofline, on the same serving points</h2>"
+        f"<p>Median and 90th percentile of |error|.</p><table><tr>{columns}</tr>{lines}</table>"
     )
 
 

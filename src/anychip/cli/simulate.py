@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Mapping
@@ -219,7 +220,15 @@ def falsify(placed: Deployment, demand: Demand, prefill: int) -> str:
     """The load generator's command that would prove it wrong, for who has the chips. A trace's
     arrivals are stood in for by their rate, lengths by their means."""
     model = placed.model
-    name = model.source if "/" in model.source else model.name
+    name = model.source if re.fullmatch(r"[\w.-]+/[\w.-]+", model.source) else model.name
+    from anychip.mapper.stacks import OWN
+
+    if placed.stack.name == OWN.name and placed.chip == "cpu" and demand.arrivals_s is None:
+        words = ["python", "bench/engine_twin.py", "--model", model.name]
+        words += ["--precision", placed.precision.name, "--users", str(demand.concurrency)]
+        words += ["--prompt", f"{demand.prompts.mean():.0f}"]
+        words += ["--generate", f"{demand.answers.mean():.0f}"]
+        return shlex.join([*words, "--requests", str(len(demand.prompts))])
     words = ["vllm", "bench", "serve", "--model", name, "--dataset-name", "random"]
     words += ["--random-input-len", f"{demand.prompts.mean():.0f}"]
     words += ["--random-output-len", f"{demand.answers.mean():.0f}", "--ignore-eos"]
@@ -273,6 +282,22 @@ def show(document: Mapping[str, Any]) -> None:
     console.print(f"falsify: {found['ttft_s']['falsify']}", style="dim", soft_wrap=True)
 
 
+def _labelled(found: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(what it is in words, its unit, the figure) of every figure."""
+    names = {key: (label, "s") for key, label in TIMES} | {key: (label, "") for key, label in RATES}
+    rows: list[tuple[str, str, Mapping[str, Any]]] = []
+    for key, one in found.items():
+        base, _, part = key.partition(".")
+        label, unit = names.get(base, (base, ""))
+        of = {"": ", mean" if unit else "", "p50": ", median"}.get(part, f", {part[1:]} % below")
+        rows.append((label + of, unit, one))
+    return rows
+
+
+def _said(value: float, unit: str) -> str:
+    return scaled(value, unit) if unit else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+
+
 def spark(values: list[float], width: int = 60) -> str:
     """A line of bars, the tallest of each stretch, the highest of all full."""
     parts = [part.max() for part in np.array_split(np.array(values, float), width) if len(part)]
@@ -306,17 +331,20 @@ def _page(title: str, document: Mapping[str, Any], served: Served) -> str:
         )
     ]
     said = "".join(
-        f"<tr><td>{escape(key)}</td><td>{one['value']:.4g}</td>"
-        f"<td>{one['low']:.4g} – {one['high']:.4g}</td></tr>"
-        for key, one in document["estimates"].items()
+        f"<tr><td>{escape(label)}</td>"
+        + "".join(f"<td>{_said(one[end], unit)}</td>" for end in ("value", "low", "high"))
+        + "</tr>"
+        for label, unit, one in _labelled(document["estimates"])
     )
+    heads = "<tr><th></th><th>value</th><th>low</th><th>high</th></tr>"
     head = document["estimates"]["ttft_s"]
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         f"<title>{escape(title)}</title><style>body {{ font: 15px/1.5 system-ui, sans-serif; "
-        "margin: 2rem auto; max-width: 1180px } td { padding: 0 1rem }</style>"
+        "margin: 2rem auto; max-width: 1180px } td, th { padding: 0 1rem; text-align: right } "
+        "td:first-child { text-align: left }</style>"
         f"<h1>{escape(title)}, simulated</h1><p>{escape(head['provenance'])}. Dashed: the limits "
         f"of goodput.</p>{''.join(charts)}<h2>Figures and their 80 % intervals</h2>"
-        f"<table>{said}</table><p>To prove it wrong: <code>{escape(head['falsify'])}</code></p>"
-        "</html>"
+        f"<table>{heads}{said}</table>"
+        f"<p>To prove it wrong: <code>{escape(head['falsify'])}</code></p></html>"
     )

@@ -20,7 +20,6 @@ import numpy as np
 from anychip.core import (
     AnychipError,
     CompileOptions,
-    Executable,
     Module,
     Origin,
     Result,
@@ -146,11 +145,9 @@ def is_wrong(
     *,
     threshold: float = 1e-3,
     options: CompileOptions | None = None,
-    compile: Callable[[Target, Module, CompileOptions], Executable] | None = None,
 ) -> Predicate:
     """Whether a program's results on `target` are further from those on `reference`, relative to
-    their size, than `threshold`. Integers and booleans must be equal. `compile`: how to, where the
-    target's own way is not meant, such as with a fallback for ops it lacks."""
+    their size, than `threshold`. Integers and booleans must be equal."""
     for one in (reference, target):
         if not one.runs:
             raise UsageError(f"{one.name} does not run here: no numbers to compare")
@@ -158,8 +155,7 @@ def is_wrong(
     def predicate(module: Module) -> str:
         both: list[list[Any]] = []
         for one in (reference, target):
-            given = options or CompileOptions()
-            made = compile(one, module, given) if compile else one.compile(module, given)
+            made = one.compile(module, options or CompileOptions())
             both.append([np.array(x) for x in made.run(*(np.array(x) for x in inputs))])
         for a, b in zip(*both, strict=True):
             distance = Distance()

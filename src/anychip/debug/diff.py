@@ -126,6 +126,10 @@ def diff_module(
     return pair.diff(module.name, outputs, threshold)
 
 
+WINDOW = 128
+"""Tokens of a text read at once."""
+
+
 def diff_language(
     model: LanguageModel,
     a: Target,
@@ -133,19 +137,21 @@ def diff_language(
     tokens: Sequence[int],
     *,
     precision: Precision,
-    window: int = 128,
+    window: int | None = None,
     threshold: float = 1e-3,
     layers: bool = True,
     options: tuple[CompileOptions, CompileOptions] | None = None,
     say: Say = lambda what: None,
 ) -> Diff:
-    """Read a text on both targets, in windows of so many tokens that know nothing of each other.
+    """Read a text on both targets, in windows of so many tokens (WINDOW, or all of a shorter text)
+    that know nothing of each other.
 
     Every window predicts all its tokens but the first; what is left over at the end of the text is
     dropped. Raises UsageError when the text is shorter than one window.
     """
     if model.score is None:
         raise UsageError(f"{model.name} has no way to give logits at every position of a text")
+    window = min(WINDOW, len(tokens)) if window is None else window
     if not 2 <= window <= model.facts.context:
         raise UsageError(f"a window of {window} is not between 2 and {model.facts.context} tokens")
     count = len(tokens) // window

@@ -24,7 +24,7 @@ from anychip.core import (
 from anychip.mapper.pace import Pace, pace
 from anychip.mapper.search import Question, search
 from anychip.mapper.serving import Stack
-from anychip.mapper.stacks import ALSO, STACKS, TUNED, with_cache
+from anychip.mapper.stacks import ALSO, OWN, STACKS, TUNED, with_cache
 from anychip.mapper.surface import Surface, Surfaces
 from anychip.mapper.traffic import Fleet
 from anychip.mapper.workload import Workload
@@ -145,6 +145,7 @@ def deploy(
     held = with_cache(found.plan.pieces[0].precision, chosen)
     link = one.link or one.scale_out
     surface = surfaces.at(model, held, 1)
+    each = pace(surface, one, shards, step_tokens=chosen.step_tokens, sequences=chosen.sequences)
     return Deployment(
         model=model,
         chip=chip,
@@ -154,13 +155,7 @@ def deploy(
         shards=shards,
         precision=held,
         stack=chosen,
-        pace=pace(
-            surface,
-            one,
-            shards,
-            step_tokens=chosen.step_tokens,
-            sequences=chosen.sequences,
-        ),
+        pace=each.padded() if chosen.is_padded else each,
         link_bytes_per_s=(one.scale_out or link).bytes_per_s if link else math.inf,
     )
 
@@ -182,7 +177,7 @@ def _systems(target: str, registry: Registry) -> tuple[str, tuple[SystemSpec, ..
 
 
 def _stack(name: str, step_tokens: int | None, sequences: int | None) -> Stack:
-    known = {TUNED.name: TUNED, **STACKS}
+    known = {TUNED.name: TUNED, OWN.name: OWN, **STACKS}
     if ALSO.get(name, name) not in known:
         raise unknown("serving stack", name, [*known, *ALSO])
     made = known[ALSO.get(name, name)]

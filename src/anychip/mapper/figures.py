@@ -13,7 +13,7 @@ from anychip.mapper.deployment import Deployment
 from anychip.mapper.economics import price, usd_per_mtok
 from anychip.mapper.energy import ServedPower
 from anychip.mapper.serving import Demand, Served
-from anychip.mapper.stacks import serving_error
+from anychip.mapper.stacks import serving_error, serving_source
 from anychip.mapper.traffic import Fleet, goodput, timeline
 from anychip.twin import Spread, own_error
 
@@ -99,7 +99,7 @@ class _Made:
         self.within(name, value, *ends)
 
     def within(self, name: str, value: float, low: float, high: float, why: str = "") -> None:
-        why = why or "published serving points of systems left out, tools/calibrate.py"
+        why = why or serving_source(self.stack)
         self.estimates[name] = Estimate(
             value=value,
             low=min(low, value),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -67,6 +67,19 @@ class Pace:
         linear = _at(rows + prompt, tokens, linears)
         added = linear - alone + prompt * self.prompt_s + pairs * self.pair_s
         return alone + attention + slower * added
+
+    def padded(self) -> Pace:
+        """The same where steps are compiled for powers of two of tokens only and filled up."""
+        powers = 2.0 ** np.arange(0, np.ceil(np.log2(self.tokens[-1])) + 1)
+        powers = np.minimum(powers, self.tokens[-1])
+        at = np.unique(np.concatenate([powers, np.minimum(powers + 1, self.tokens[-1])]))
+        filled = np.minimum(2.0 ** np.ceil(np.log2(at)), self.tokens[-1])
+        return replace(
+            self,
+            tokens=at,
+            linear_s=np.interp(filled, self.tokens, self.linear_s),
+            context_s=np.interp(at, self.tokens, self.context_s),
+        )
 
     @cached_property
     def _lists(self) -> tuple[list[float], list[float], list[float]]:

@@ -33,7 +33,8 @@ class Stack:
     `eager_layer_s` a layer. The front end takes requests in one after the other, `request_s` each,
     and hands tokens out one after the other, `stream_s` each: behind a fast model it is what
     tokens wait for, and users see its times. `reserved` places are never given to a request.
-    `cache` is the element type of its KV cache, "" for the precision's own. Of an answer's cache
+    `is_padded`: a step costs what one of the next power of two of tokens would. `cache` is the
+    element type of its KV cache, "" for the precision's own. Of an answer's cache
     `held` is set aside when its prompt is admitted: 1 where nobody is ever evicted, a half where
     pages are taken as they are needed, which is what answers under way hold on average.
     """
@@ -43,6 +44,7 @@ class Stack:
     sequences: int = 256
     mixes: bool = True
     chunks: bool = True
+    is_padded: bool = False
     host_s: float = 0.0
     token_s: float = 0.0
     prompt_slower: float = 1.0

@@ -24,7 +24,7 @@ from anychip.mapper import Found, Question, Surfaces, Workload, estimates, searc
 from anychip.mapper.energy import ServedPower
 from anychip.mapper.pace import Pace, pace
 from anychip.mapper.serving import Demand, Served, Stack, serve
-from anychip.mapper.stacks import STACKS, TUNED, serving_error, with_cache
+from anychip.mapper.stacks import OWN, STACKS, TUNED, serving_error, with_cache
 from anychip.twin import Shards, machine
 from anychip.twin.machine import ACTIVE
 from anychip.validate.names import (
@@ -109,7 +109,7 @@ class Predictor:
     registry: Registry
     load: Callable[[str, int], LanguageModel]
     precisions: Mapping[str, Precision]
-    stacks: Mapping[str, Stack] = field(default_factory=lambda: STACKS)
+    stacks: Mapping[str, Stack] = field(default_factory=lambda: {**STACKS, OWN.name: OWN})
     surfaces: Surfaces = field(default_factory=Surfaces, repr=False)
     kept: dict[Any, Any] = field(default_factory=dict[Any, Any], repr=False)
 
@@ -340,16 +340,25 @@ class Predictor:
         stack: Stack,
     ) -> Pace:
         held = with_cache(self.precisions[precision], stack)
-        key = (build, model.name, held.name, system.name, tensor, stack.step_tokens)
+        key = (
+            build,
+            model.name,
+            held.name,
+            system.name,
+            tensor,
+            stack.step_tokens,
+            stack.is_padded,
+        )
         if key not in self.kept:
             surface = self.surfaces.at(model, held, 1)
-            self.kept[key] = pace(
+            each = pace(
                 surface,
                 machine(spec, system),
                 Shards(tensor),
                 step_tokens=stack.step_tokens,
                 sequences=MOST_SEQUENCES,
             )
+            self.kept[key] = each.padded() if stack.is_padded else each
         return self.kept[key]
 
     def _served(

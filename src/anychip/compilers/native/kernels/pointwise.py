@@ -51,7 +51,7 @@ ON_INTEGERS = frozenset({"copy", "add", "subtract", "multiply"})
 class Source:
     """An operand: its element type and its strides, in elements, along the result's shape.
 
-    A last stride that is neither 1 nor 0 makes the kernel go number by number.
+    The last stride is 1 or 0.
     """
 
     element: str
@@ -100,8 +100,7 @@ class Pointwise:
         with f.loop(first, last) as row:
             bases = [self._base(f, i, row) for i in range(len(self.sources))]
             out = f.arguments["out"].at(row * (4 * width))
-            is_near = all(source.strides[-1] in (0, 1) for source in self.sources)
-            whole = width // 16 * 16 if is_near else 0
+            whole = width // 16 * 16
             if whole:
                 with f.loop(0, whole, 16) as at:
                     self._part(f, isa, bases, out, at, 16)
@@ -129,7 +128,7 @@ class Pointwise:
                 one = number.load(f, isa, base, source.element, 1)
                 values.append(one.splat(lanes) if lanes > 1 else one)
             else:
-                where = base.at(at * (source.strides[-1] * number.SIZES[source.element]))
+                where = base.at(at * number.SIZES[source.element])
                 values.append(number.load(f, isa, where, source.element, lanes))
         made = FORMULAS[self.formula](f, *values, *self.numbers)
         out.at(at * 4).store(made)
