@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 from anychip.compilers.native.alone import load_kernels
+from anychip.compilers.native.fuse import fuse_rounding
 from anychip.compilers.native.isa import NAMES, Isa, choose
 from anychip.compilers.native.kernels.embed import Embed
 from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
+from anychip.compilers.native.kernels.pointwise import Pointwise, Source
 from anychip.compilers.native.kernels.quantize import Quantize, records_bytes
 from anychip.compilers.native.pack import pack_blocks, pack_dense
-from anychip.core import SetupError, dtype
+from anychip.compilers.native.plan import Buffer, Operand, Task
+from anychip.core import Origin, SetupError, dtype
 from anychip.core.blocks import block_format
 
 PAGE = mmap.PAGESIZE
@@ -211,3 +214,44 @@ def test_a_tokens_product_does_not_depend_on_who_goes_along(name, form):
                 alone.append(got.tobytes())
             else:
                 assert [row.tobytes() for row in got] == alone
+
+
+@pytest.mark.parametrize("count", [1, 21])
+def test_numbers_made_while_they_are_rounded_are_the_same(count):
+    isa, depth = choose(), 96
+    row = Source("f32", (depth, 1))
+    swiglu = Pointwise("swiglu", (count, depth), (row, row), (1.0, 0.0, 0.0))
+    apart, fused = Quantize(count, depth, depth), Quantize(count, depth, depth, swiglu)
+    places = {name: Buffer(name, 1) for name in ("gate", "up", "middle", "records")}
+    gate, up, middle, records = (Operand(place) for place in places.values())
+    tasks = [
+        Task(swiglu, [gate, up, middle], "swiglu", Origin()),
+        Task(apart, [middle, records], "product", Origin()),
+    ]
+    (task,) = fuse_rounding(tasks)
+    assert (task.kernel, task.operands) == (fused, [gate, up, records])
+    again = Task(swiglu, [middle, up, gate], "swiglu", Origin())  # reads them too: both stay
+    kernels = [one.kernel for one in fuse_rounding([*_fresh(tasks, apart), again])]
+    assert kernels == [swiglu, apart, swiglu]
+
+    random = np.random.default_rng(8)
+    inputs = random.standard_normal((2, count, depth)).astype(np.float32)
+    x = np.zeros((count, depth), np.float32)
+    made = [np.zeros(records_bytes(count, depth) + 64, np.uint8) for _ in range(2)]
+    where = [-(-one.ctypes.data // 64) * 64 for one in made]
+    run = load_kernels([swiglu, apart, fused], isa)
+    run[swiglu](inputs[0].ctypes.data, inputs[1].ctypes.data, x.ctypes.data)
+    run[apart](x.ctypes.data, where[0])
+    run[fused](inputs[0].ctypes.data, inputs[1].ctypes.data, where[1])
+    first, second = (o[w - o.ctypes.data :] for o, w in zip(made, where, strict=True))
+    size = records_bytes(count, depth)
+    assert first[:size].any()
+    assert first[:size].tobytes() == second[:size].tobytes()
+
+
+def _fresh(tasks, quantize):
+    """As they were before one took over the other's work."""
+    return [
+        tasks[0],
+        Task(quantize, [tasks[0].written, tasks[1].written], "product", Origin()),
+    ]

@@ -33,9 +33,9 @@ KV = ("f32", "f16", "bf16", "q8_0")
 @dataclass(frozen=True, kw_only=True)
 class Ask:
     """What to generate and how. `precision` "" leaves it to the target, `quantize` is a block
-    format for the weights; `speculate` is "", "lookup" or a draft model's name; `kv_mb` bounds
-    the KV cache (0: as much as the prompts need at once), `kv` is what it holds ("": what the
-    precision says)."""
+    format for the weights; `speculate` is "", "lookup", "mtp" or a draft model's name; `kv_mb`
+    bounds the KV cache (0: as much as the prompts need at once), `kv` is what it holds ("": what
+    the precision says)."""
 
     max_new: int = 128
     chat: bool = False
@@ -182,6 +182,12 @@ def _engine(
         from anychip.llm.speculate import PromptLookup
 
         speculation = Speculation(drafter=PromptLookup())
+    elif ask.speculate == "mtp":
+        from anychip.llm.mtp import MTPDrafter
+
+        held = replace(precision, cache="f16") if precision.cache == "q8_0" else precision
+        drafter = MTPDrafter(model, target, context, held, options)
+        speculation = Speculation(drafter=drafter)
     elif ask.speculate:
         speculation = Speculation(drafter=_draft_model(ask, model, target, context, options))
     with progress_console.status(f"compiling {model.name} for {target.name} …") as status:

@@ -66,7 +66,10 @@ def run(
         list[str] | None, typer.Option("--stop", help="A text that ends the answer; repeatable.")
     ] = None,
     speculate: Annotated[
-        str, typer.Option(help="Guess ahead: lookup, or a draft model's name or path.")
+        str,
+        typer.Option(
+            help="Guess ahead: lookup, mtp (the model's own module) or a draft model's name."
+        ),
     ] = "",
     kv_mb: Annotated[float, typer.Option("--kv-mb", help="Bound of the KV cache in MB.")] = 0.0,
     kv: Annotated[

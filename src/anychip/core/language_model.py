@@ -63,7 +63,8 @@ class Precision:
 class PagedShape:
     """The sizes of a paged step: `tokens` of up to `sequences` sequences, whose logits are wanted
     for the last `rows` of them; `pages` of `page_tokens` tokens in all, `table` of them for one
-    sequence at most."""
+    sequence at most. With `gives_hidden` a second result, `hidden` f32[tokens, hidden], is what the
+    head would be given of each token."""
 
     tokens: int
     rows: int
@@ -71,6 +72,7 @@ class PagedShape:
     pages: int
     page_tokens: int
     table: int
+    gives_hidden: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,12 @@ class LanguageModel:
     a model has no such step. `step_recipe(shape, precision)` is the same step not yet built, where
     a model can tell its program without tracing it.
 
+    `mtp(length, context, precision)`, where a model has a module that guesses ahead, is that
+    module's step for one sequence, bound: inputs `tokens` i32[1, length], `hidden`
+    f32[1, length, hidden] of the tokens before each of these, `keep` f32[1, length] (0 for a
+    sequence's first pair, else 1), and `start` i32[1]; state = its own cache;
+    `logits` f32[1, vocabulary] and `next` f32[1, hidden] of the last one.
+
     `score(batch, length, precision)`, where a model has it, is a prefill whose `logits` are
     f32[batch, length, vocabulary], those of every position.
     """
@@ -122,4 +130,5 @@ class LanguageModel:
     tokenizer: Tokenizer | None = None
     chat: ChatTemplate | None = None
     score: Callable[[int, int, Precision], Module] | None = None
+    mtp: Callable[[int, int, Precision], Module] | None = None
     licence: str = ""

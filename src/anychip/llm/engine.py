@@ -28,7 +28,7 @@ from anychip.llm.generate import Piece
 from anychip.llm.paged import PagedSteps, Row
 from anychip.llm.sampling import History, Sampling, draw, logprobs
 from anychip.llm.scheduler import Batch, Limits, Request, Slice
-from anychip.llm.speculate import Acceptance, Drafter, best_length
+from anychip.llm.speculate import Acceptance, Drafter, SeesHidden, best_length
 from anychip.llm.text import Stop, TextOut
 
 
@@ -94,6 +94,7 @@ class Engine:
             pages=limits.pages + 1,
             page_tokens=limits.page_tokens,
             table=-(-limits.context // limits.page_tokens),
+            gives_hidden=bool(speculation and isinstance(speculation.drafter, SeesHidden)),
         )
         self.model, self.limits, self.speculation = model, limits, speculation
         self.steps = PagedSteps(
@@ -229,12 +230,28 @@ class Engine:
             last += own[len(own) - count :]
             wanted.append((one.id, count))
         logits = self.steps.run([*rows, *last], len(last), self._table.copy())
+        self._show(batch, len(rows))
         found: dict[int, np.ndarray] = {}
         at = 0
         for request, count in wanted:
             found[request] = logits[at : at + count]
             at += count
         return found
+
+    def _show(self, batch: Batch, last: int) -> None:
+        """What the step made of each slice's tokens, to a drafter that reads it. Rows lie as
+        `_compute` put them: those without logits, then from `last` on the others."""
+        drafter = self.speculation.drafter if self.speculation else None
+        hidden = self.steps.hidden
+        if not isinstance(drafter, SeesHidden) or hidden is None:
+            return
+        first = 0
+        for one in batch.slices:
+            count = 1 + one.drafts if one.samples else 0
+            before = len(one.tokens) - count
+            parts = hidden[first : first + before], hidden[last : last + count]
+            drafter.see(one.id, one.context, np.concatenate(parts))
+            first, last = first + before, last + count
 
     def _take(self, batch: Batch, logits: dict[int, np.ndarray]) -> list[Piece]:
         """Draw tokens, tell the scheduler, and make pieces of them."""

@@ -53,6 +53,8 @@ class PagedSteps:
     progress: Callable[[str], None] = lambda what: None
     seconds: dict[tuple[int, int], deque[float]] = field(default_factory=dict)
     weights: Weights = Weights()
+    hidden: np.ndarray | None = None
+    """With `shape.gives_hidden`, what the last `run` gave: f32[rows, hidden], as its rows lie."""
     _compiled: dict[tuple[int, int], Executable] = field(default_factory=dict)
     _state: dict[str, Any] = field(default_factory=dict)
     _copy: Executable | None = None
@@ -97,6 +99,7 @@ class PagedSteps:
         logits = self._run(executable, {"tokens": ids, "places": places, "table": table})
         recent = self.seconds.setdefault((tokens, count), deque(maxlen=32))
         recent.append(time.perf_counter() - started)
+        self.hidden = None if self.hidden is None else self.hidden[padding:]
         return logits[count - wanted :] if wanted else logits[:0]
 
     def pace(self) -> tuple[float, float] | None:
@@ -139,6 +142,7 @@ class PagedSteps:
         outputs = zip(signature.results, executable.run(*given), strict=True)
         named = {result.updates or result.name: value for result, value in outputs}
         logits = np.asarray(named.pop("logits"))
+        self.hidden = np.asarray(named.pop("hidden")) if "hidden" in named else None
         self._state = named
         return logits
 
@@ -153,6 +157,7 @@ class PagedSteps:
                 pages=self.shape.pages,
                 page_tokens=self.shape.page_tokens,
                 table=self.shape.table,
+                gives_hidden=self.shape.gives_hidden,
             )
             self._compiled[key] = self._compile(shape)
         return self._compiled[key]

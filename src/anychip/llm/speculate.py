@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from anychip.core import CompileOptions, LanguageModel, Precision, Target, UsageError
 from anychip.llm.generate import TokenLoop, compile_runner
@@ -24,6 +26,16 @@ class Drafter(Protocol):
 
     def forget(self, request: int) -> None:
         """The request is over."""
+        ...
+
+
+@runtime_checkable
+class SeesHidden(Protocol):
+    """A drafter that reads what the model's head is given."""
+
+    def see(self, request: int, position: int, hidden: np.ndarray) -> None:
+        """Of the tokens from `position` on, f32[tokens, hidden]. Those of guesses that do not come
+        true are shown too, and written over by the next call."""
         ...
 
 

@@ -1,4 +1,6 @@
-"""Tasks merged where one can do the other's work on its way: a sum behind a product."""
+"""Tasks merged where one can do the other's work on its way: a sum behind a product, arithmetic
+before rounding to 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any
 from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
 from anychip.compilers.native.kernels.pointwise import Pointwise
+from anychip.compilers.native.kernels.quantize import Quantize
 from anychip.compilers.native.plan import Buffer, Operand, Task
 
 
@@ -40,6 +43,30 @@ def fuse_sums(tasks: Sequence[Task]) -> list[Task]:
             written.private = False
             kept[index] = None
             break
+    return [task for task in kept if task is not None]
+
+
+def fuse_rounding(tasks: Sequence[Task]) -> list[Task]:
+    """`quantize(made)` becomes one kernel that makes its numbers, when nothing else reads them."""
+    kept: list[Task | None] = list(tasks)
+    uses = _Uses(tasks)
+    for index, task in enumerate(tasks):
+        kernel: Any = task.kernel
+        at = uses.only_maker(task.operands[0], index) if isinstance(kernel, Quantize) else None
+        if at is None:
+            continue
+        maker = tasks[at]
+        made: Any = maker.kernel
+        if not isinstance(made, Pointwise) or not made.row_local or made.element != "f32":
+            continue
+        rows = (made.units, made.shape[-1], made.shape[-1], maker.each)
+        if rows != (kernel.tokens, kernel.depth, kernel.stride, task.each):
+            continue
+        if any(uses.last_write(one, index) >= at for one in maker.reads):
+            continue
+        task.kernel = replace(kernel, made=made)
+        task.operands = [*maker.reads, task.written]
+        kept[at] = None
     return [task for task in kept if task is not None]
 
 

@@ -228,7 +228,7 @@ def plan_step(module: Module, threads: int, target: str = "cpu:native") -> Plan:
             continue
         _bind(reader, view, result.name, result.dtype)
     _refuse(reader, module, target)
-    tasks = fuse.fuse_sums(reader.tasks)
+    tasks = fuse.fuse_rounding(fuse.fuse_sums(reader.tasks))
     layout = memory.place(tasks)
     return Plan(
         name=module.name,

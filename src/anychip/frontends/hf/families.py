@@ -21,7 +21,7 @@ from anychip.core.language_model import Precision
 from anychip.core.weights import Weight, Weights
 from anychip.frontends.llm import PRECISIONS, Rope, TransformerConfig, weight_specs
 from anychip.frontends.llm.encode import encode
-from anychip.frontends.llm.weights import WeightSpec
+from anychip.frontends.llm.weights import WeightSpec, mtp_specs
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3")
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -40,6 +40,22 @@ _NAMES = {
     "ffn.up": "mlp.up_proj",
     "ffn.down": "mlp.down_proj",
 }
+_MTP = {
+    "mtp_layers.0": {
+        "embed_norm": "token_layernorm",
+        "hidden_norm": "hidden_layernorm",
+        "join": "input_proj",
+        "norm": "final_layernorm",
+    },
+    "layers.{layers}": {
+        "embed_norm": "enorm",
+        "hidden_norm": "hnorm",
+        "join": "eh_proj",
+        "norm": "shared_head.norm",
+    },
+}
+"""MiMo's and DeepSeek-V3's module that guesses ahead: where it lies, and what its own parts are
+called there; its layer's parts are called as any layer's."""
 _POST_NORMS = {
     "attn_post_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
@@ -92,6 +108,7 @@ def _read(c: Any) -> TransformerConfig | None:
         tied_embeddings=bool(c.tie_word_embeddings),
         window=windows[0],
         global_every=windows[1],
+        mtp=getattr(c, "num_nextn_predict_layers", None) or 0,
     )
 
 
@@ -193,12 +210,27 @@ class Stored:
         specs = weight_specs(self.config, PRECISIONS["f32"])
         return all(self._shape(spec.name) == spec.shape for spec in specs)
 
+    @property
+    def has_mtp(self) -> bool:
+        """Whether a module that guesses ahead is there, whole, of a kind that is built."""
+        try:
+            specs = mtp_specs(self.config, PRECISIONS["f32"])
+        except UnsupportedError:
+            return False
+        return all(self._shape(spec.name) == spec.shape for spec in specs)
+
     def bind(self, precision: Precision) -> Weights:
         """The weights in a precision, read and converted when touched.
 
         Raises UnsupportedError for a block format that is only read here (the k-quants).
         """
-        specs = weight_specs(self.config, precision)
+        return self._bound(weight_specs(self.config, precision))
+
+    def bind_mtp(self, precision: Precision) -> Weights:
+        """`bind`, of the module that guesses ahead."""
+        return self._bound(mtp_specs(self.config, precision))
+
+    def _bound(self, specs: tuple[WeightSpec, ...]) -> Weights:
         for form in {spec.format for spec in specs if spec.is_block}:
             _must_encode(form)
         return Weights(tuple(weight for spec in specs for weight in self._weights(spec)))
@@ -223,6 +255,8 @@ class Stored:
     def _array(self, name: str) -> np.ndarray:
         tensor, rows = self._place(name)
         array = self.tensors[tensor].array()
+        if tensor.endswith("eh_proj.weight"):  # takes the embedding first
+            array = np.roll(array, self.config.hidden, axis=-1)
         return array if rows is None else array[rows]
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
@@ -234,13 +268,29 @@ class Stored:
             return shape
         return (len(range(*rows.indices(shape[0]))), *shape[1:])
 
+    @property
+    def _mtp(self) -> tuple[str, Mapping[str, str]]:
+        """Where the tensors of the module that guesses ahead begin, and its own parts' names."""
+        for place, names in _MTP.items():
+            at = f"model.{place.format(layers=self.config.layers)}."
+            if f"{at}{names['join']}.weight" in self.tensors:
+                return at, names
+        return "model.no_mtp.", next(iter(_MTP.values()))
+
     def _place(self, name: str) -> tuple[str, slice | None]:
         """The tensor that holds one of our weights, and which of its rows (None: all)."""
         if name in _OUTSIDE:
             return f"{_OUTSIDE[name]}.weight", None
         c = self.config
-        _, layer, short = name.split(".", 2)
-        at, last = f"model.layers.{layer}.", "weight"
+        if name.startswith("mtp."):
+            at, names = self._mtp
+            short = name.removeprefix("mtp.")
+            if short in names:
+                return f"{at}{names[short]}.weight", None
+        else:
+            _, layer, short = name.split(".", 2)
+            at = f"model.layers.{layer}."
+        last = "weight"
         if short.endswith(".bias"):
             short, last = short.removesuffix(".bias"), "bias"
         if c.family == "phi3" and short in ("attn.q", "attn.k", "attn.v"):

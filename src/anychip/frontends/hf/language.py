@@ -61,6 +61,7 @@ def language_model(folder: Folder, *, name: str, dtype: str = "") -> LanguageMod
         source=str(folder.path),
         step=built.step if built else None,
         step_state=built.step_state if built else None,
+        mtp=built.mtp if built else None,
         tokenizer=read_tokenizer(folder.path),
         chat=read_chat_of(folder.path),
         licence=str(folder.config_json.get("license", "")),
@@ -76,7 +77,13 @@ def _built(folder: Folder, name: str) -> LanguageModel | None:
     stored = Stored(folder.path, config) if config else None
     if config is None or stored is None or not stored.is_whole:
         return None
-    return llm.language_model(config, name=name, source=str(folder.path), bind=stored.bind)
+    return llm.language_model(
+        config,
+        name=name,
+        source=str(folder.path),
+        bind=stored.bind,
+        bind_mtp=stored.bind_mtp if stored.has_mtp else None,
+    )
 
 
 def _element(name: str, precision: Precision) -> str:

@@ -98,6 +98,7 @@ class TransformerConfig:
     window_rope: Rope | None = None  # rotation of window layers when it differs (Gemma-3)
     moe: MoE | None = None
     mla: MLA | None = None  # kv_heads and head_dim are then unused
+    mtp: int = 0  # modules that guess one token more each, behind the last layer (mtp.py)
 
     def __post_init__(self) -> None:
         for one in (self, *(part for part in (self.moe, self.mla) if part is not None)):

@@ -32,12 +32,14 @@ def language_model(
     tokenizer: Tokenizer | None = None,
     chat: ChatTemplate | None = None,
     licence: str = "",
+    bind_mtp: Callable[[Precision], Weights] | None = None,
 ) -> LanguageModel:
     """The LanguageModel of a config.
 
     `bind` gives the weights in a precision, under the names of `weight_specs`; without it the
     model is shape only. `stored` says each tensor's format in its file and makes the precision
-    `stored` possible. `native` is the precision the model was published in.
+    `stored` possible. `native` is the precision the model was published in. `bind_mtp` gives the
+    weights of `mtp_specs`, where the model has such a module.
     """
     bound = lru_cache(maxsize=2)(bind or (lambda precision: shape_only(config, precision)))
 
@@ -82,6 +84,19 @@ def language_model(
             build=partial(build_paged, shape, precision),
         )
 
+    @lru_cache(maxsize=8)
+    def build_mtp(length: int, context: int, precision: Precision) -> Module:
+        from anychip.frontends.llm.mtp import build_mtp_step
+
+        return build_mtp_step(
+            config,
+            name=f"{name}-mtp",
+            length=length,
+            context=context,
+            precision=precision,
+            weights=bind_mtp(precision) if bind_mtp else Weights(),
+        )
+
     has_pages = config.mla is None
     return LanguageModel(
         name=name,
@@ -96,6 +111,7 @@ def language_model(
         step_recipe=recipe if has_pages else None,
         tokenizer=tokenizer,
         chat=chat,
+        mtp=build_mtp if bind_mtp else None,
         score=lambda batch, length, precision: build(batch, length, length, precision, True),
         licence=licence,
     )

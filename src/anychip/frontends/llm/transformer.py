@@ -84,7 +84,8 @@ def build_paged_step(
         Argument("places", (2, shape.tokens), "i32"),
         Argument("table", (shape.sequences, shape.table), "i32"),
     )
-    return _module(config, name, precision, specs, state, arguments, weights, rows=shape.rows)
+    more = {"rows": shape.rows, "hidden": shape.gives_hidden}
+    return _module(config, name, precision, specs, state, arguments, weights, **more)
 
 
 def _module(
@@ -97,14 +98,15 @@ def _module(
     weights: Weights,
     rows: int = 0,
     every: bool = False,
+    hidden: bool = False,
 ) -> Module:
     names = [argument.name for argument in arguments]
-    step = _step(config, precision, specs, [s.name for s in state], rows, every)
+    step = _step(config, precision, specs, [s.name for s in state], rows, every, hidden)
     return to_module(
         lambda *arrays: step(dict(zip(names, arrays, strict=True))),
         arguments,
         name=name,
-        result_names=["logits", *(s.name for s in state)],
+        result_names=["logits", *(["hidden"] if hidden else []), *(s.name for s in state)],
         updates={s.name: s.name for s in state},
         weights=weights,
     )
@@ -120,9 +122,10 @@ def _step(
     state: Sequence[str],
     rows: int,
     every: bool,
+    hidden: bool,
 ) -> Step:
     """The whole model as a function of its arguments by name; paged with `rows` of logits. `every`
-    position's logits, or the last one's."""
+    position's logits, or the last one's; and with `hidden` what the head is given of each."""
     outer, layers = _by_layer(config, specs)
     functions: dict[tuple[Any, ...], Any] = {}
 
@@ -131,7 +134,7 @@ def _step(
         formats = tuple(sorted((n, s.format) for n, s in layers[index].items()))
         key = (kind, formats)
         if key not in functions:
-            functions[key] = _layer_function(config, precision, kind, layers[index])
+            functions[key] = layer_function(config, precision, kind, layers[index])
         return functions[key]
 
     def step(arrays: Mapping[str, Any]) -> list[Any]:
@@ -151,6 +154,10 @@ def _step(
             for rope in dict.fromkeys(config.rope_of(index) for index in range(config.layers))
         }
         updated: dict[str, Any] = {}
+
+        def updated_in_order() -> list[Any]:
+            return [updated[name] for name in state]
+
         for index in range(config.layers):
             prefix = f"layers.{index}."
             caches = {n.removeprefix(prefix): arrays[n] for n in state if n.startswith(prefix)}
@@ -160,8 +167,12 @@ def _step(
                 x, new = function(index)(own, x, caches, start, positions, turn)
             updated.update({prefix + n: value for n, value in new.items()})
         with jax.named_scope(scope("head")):
-            logits = _head(around, x[0, -rows:] if rows else x if every else x[:, -1])
-        return [logits, *(updated[n] for n in state)]
+            if hidden:
+                x = around.norm("norm", x)
+                return [head(around, x[0, -rows:]), x[0].astype(jnp.float32), *updated_in_order()]
+            x = x[0, -rows:] if rows else x if every else x[:, -1]
+            logits = head(around, around.norm("norm", x))
+        return [logits, *updated_in_order()]
 
     return step
 
@@ -191,7 +202,7 @@ def _arrays_of(
     }
 
 
-def _layer_function(
+def layer_function(
     config: TransformerConfig,
     precision: Precision,
     kind: LayerKind,
@@ -221,10 +232,9 @@ def _layer_function(
     return jax.jit(block)
 
 
-def _head(around: Layer, x: Any) -> Any:
-    """x[…,hidden] → logits f32[…,vocabulary]."""
+def head(around: Layer, x: Any) -> Any:
+    """x[…,hidden], normed, → logits f32[…,vocabulary]."""
     c = around.config
-    x = around.norm("norm", x)
     name = "embed" if c.tied_embeddings else "head"
     if around.specs[name].is_block:
         logits = around.linear(name, x).astype(jnp.float32)

@@ -6,7 +6,7 @@ Linear weights are [out, in]; the weights of routed experts [expert, out, in].
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,13 +101,46 @@ def weight_specs(
     `stored` maps names to formats; it is required, and used, where the precision says `stored`.
     Raises UsageError for an unknown format or a tensor `stored` lacks.
     """
+    return _specs(_tensors(config), precision, stored)
+
+
+def mtp_specs(config: TransformerConfig, precision: Precision) -> tuple[WeightSpec, ...]:
+    """Every weight of the first module that guesses ahead: the model's `embed` and `head`, and
+    under `mtp.` a layer's, `embed_norm`, `hidden_norm` and `norm` [hidden], and `join`
+    [hidden, 2 hidden], whose first columns take the hidden state.
+
+    Raises UnsupportedError where the module is not of this kind of layer.
+    """
+    if config.mtp < 1 or config.mla is not None or config.window or config.moe is not None:
+        raise UnsupportedError(
+            f"{config.family}: multi-token prediction is built for models with such modules and "
+            "full attention over keys and values, and without experts"
+        )
+    outside = [one for one in _tensors(config) if one[0] in ("embed", "head")]
+    own: list[tuple[str, tuple[int, ...], Kind]] = [
+        ("embed_norm", (config.hidden,), "norm"),
+        ("hidden_norm", (config.hidden,), "norm"),
+        ("join", (config.hidden, 2 * config.hidden), "linear"),
+        *_layer(config, 0),
+        ("norm", (config.hidden,), "norm"),
+    ]
+    for name, shape, kind in own:
+        outside.append((f"mtp.{name}", shape, kind))
+    return _specs(outside, precision, None)
+
+
+def _specs(
+    tensors: Iterable[tuple[str, tuple[int, ...], Kind]],
+    precision: Precision,
+    stored: Mapping[str, str] | None,
+) -> tuple[WeightSpec, ...]:
     plain = _plain(precision)
     own: dict[Kind, str] = {
         "linear": precision.weights,
         "expert": precision.experts or precision.weights,
     }
     specs: list[WeightSpec] = []
-    for name, shape, kind in _tensors(config):
+    for name, shape, kind in tensors:
         form = own.get(kind, plain)
         if "stored" in (form, precision.weights) and kind not in own:
             form = "stored"

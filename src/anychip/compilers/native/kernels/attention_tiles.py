@@ -2,8 +2,9 @@
 an online softmax whose lanes are queries (arXiv:2205.14135; keys are rows, so nothing is summed
 across lanes).
 
-Each number goes in as two bf16: what cutting it to bf16 leaves, and the rest, rounded. So it is
-right to 2^-17 (f16 and bf16 numbers exactly), and products are nearer to f32's than to bf16's.
+Each number goes in as two bf16: itself rounded, and the rest, rounded. So it is right to 2^-17
+(f16 and bf16 numbers exactly); of the four products that of the two rests, at most 2^-18 of the
+whole, is left out. Scores are in powers of two, which saves the softmax some arithmetic.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from anychip.compilers.native.ir import (
     I32V,
     I64,
     POINTER,
+    Cell,
     Function,
     Value,
     vector,
@@ -27,12 +29,18 @@ from anychip.compilers.native.kernels import number
 from anychip.compilers.native.kernels.matmul_tiles import operate, tiles
 
 KEYS, QUERIES = 64, 16
-_LOWEST = -1e30
+_LOWEST, _LOW = -1e30, -1e29
+"""A score that is not seen, and what the highest score begins with."""
 _TILE = 1024
 _HIGH = -65536
 """The upper half of 32 bits."""
-_PAIRS = ((4, 6), (4, 7), (5, 6), (5, 7))
-"""Registers of left and right parts: all four products."""
+_PAIRS = ((4, 6), (4, 7), (5, 6))
+"""Registers of left and right parts."""
+_LOG2_E = 1.4426950408889634
+_ROUND = 1.5 * 2.0**23
+"""Added to a small f32, leaves it rounded in the lowest bits."""
+_EXP2 = (1.33813021e-3, 9.66636837e-3, 5.55038117e-2, 2.40223497e-1, 6.93147182e-1, 1.0)
+"""2^r within 2.6e-7 of itself for |r| <= 1/2: (2^r - 1) / r at its five Chebyshev nodes."""
 
 
 class Tiles:
@@ -102,10 +110,11 @@ class Tiles:
             for i in range(QUERIES)
         ]
         rows = [base.at(q * (4 * kernel.strides[1])) for q in queries]
+        scale = kernel.scale if kernel.softcap else kernel.scale * _LOG2_E
         for step in range(self.steps):
             halves: list[tuple[Value, Value]] = []
             for row in rows:
-                parts = [row.at(128 * step + 64 * i).load(F32V) * kernel.scale for i in (0, 1)]
+                parts = [row.at(128 * step + 64 * i).load(F32V) * scale for i in (0, 1)]
                 halves.append(self._in_order(*parts))
             for which in (0, 1):
                 out = self.q.at(pair * (self.steps * 2 * _TILE)).at((2 * step + which) * _TILE)
@@ -113,18 +122,22 @@ class Tiles:
         sums = self.sums.at(pair * (self.parts * _TILE))
         with f.loop(0, self.parts * _TILE, 64) as at:
             sums.at(at).store(f.constant(F32V, 0.0))
-        self.top.at(pair * 64).store(f.constant(F32V, _LOWEST))
+        self.top.at(pair * 64).store(f.constant(F32V, _LOW))
         self.mass.at(pair * 64).store(f.constant(F32V, 0.0))
 
+    def _near(self, x: Value) -> Value:
+        """Bits whose upper half is the nearest bf16, halves away from zero."""
+        return x.bits_as(I32V) + 0x8000
+
     def _rest(self, x: Value) -> Value:
-        """What cutting f32 to bf16 leaves over."""
-        return x - (x.bits_as(I32V) & _HIGH).bits_as(F32V)
+        """What rounding f32 to bf16 leaves over."""
+        return x - (self._near(x) & _HIGH).bits_as(F32V)
 
     def _in_order(self, a: Value, b: Value) -> tuple[Value, Value]:
         """32 numbers as bf16 one after the other, and what is left over likewise."""
         words = vector(I16, 32)
         odd = [*range(1, 64, 2)]
-        cut = a.bits_as(words).take(odd, b.bits_as(words))
+        cut = self._near(a).bits_as(words).take(odd, self._near(b).bits_as(words))
         return cut.bits_as(I32V), self._rounded(self._rest(a), self._rest(b)).bits_as(I32V)
 
     def _rounded(self, a: Value, b: Value) -> Value:
@@ -136,7 +149,7 @@ class Tiles:
     def _side_by_side(self, a: Value, b: Value) -> tuple[Value, Value]:
         """a's numbers in the lower, b's in the upper half of each lane; likewise the rest."""
 
-        cut = (a.bits_as(I32V) >> 16) | (b.bits_as(I32V) & _HIGH)
+        cut = (self._near(a) >> 16) | (self._near(b) & _HIGH)
         mixed = [lane for pair in zip(range(16), range(16, 32), strict=True) for lane in pair]
         rest = self._rounded(self._rest(a), self._rest(b)).take(mixed)
         return cut, rest.bits_as(I32V)
@@ -221,41 +234,66 @@ class Tiles:
     def _soften(self, pair: Value, key: Value, position: Value, sums: Value) -> None:
         """Scores to weights of the softmax so far, in `odds`: right-hand tiles of 32 keys."""
         f, kernel = self.f, self.kernel
-        places = position.splat() + f.constant(I32V, range(QUERIES))
-        seen = f.select(places > kernel.slots - 1, f.constant(I32V, kernel.slots), places + 1)
         old = self.top.at(pair * 64).load(F32V, align=64)
-        best = f.cell(old)
-        lowest = f.constant(F32V, _LOWEST)
-        with f.loop(0, KEYS) as j:
-            at = self.scores.at(j * 64)
-            score = at.load(F32V, align=64)
-            if kernel.softcap:
-                score = number.tanh(f, score * (1 / kernel.softcap)) * kernel.softcap
-            index = (key + j).to(I32).splat()
-            score = f.select(index < seen, score, lowest)
-            if kernel.window:
-                score = f.select(index > places - kernel.window, score, lowest)
-            at.store(score, align=64)
-            best.value = f.larger(best.value, score)
-        top = best.value
-        mass = f.cell(f.constant(F32V, 0.0))
-        with f.loop(0, KEYS // 2) as p:
-            weights: list[Value] = []
+        tops = [f.cell(old) for _ in range(4)]
+        seen_by_all = self._least((position + 1).to(I64), f.i64(kernel.slots))
+        if kernel.window:
+            self._mask(key, position, tops)
+        else:
+            with f.either(key + KEYS <= seen_by_all) as (yes, no):
+                with yes, f.loop(0, KEYS, 4) as j:
+                    for i, best in enumerate(tops):
+                        at = self.scores.at((j + i) * 64)
+                        score = at.load(F32V, align=64)
+                        if kernel.softcap:
+                            score = self._capped(score)
+                            at.store(score, align=64)
+                        best.value = f.larger(best.value, score)
+                with no:
+                    self._mask(key, position, tops)
+        first, second = (f.larger(tops[i].value, tops[i + 2].value) for i in (0, 1))
+        top = f.larger(first, second)
+        masses = [f.cell(f.constant(F32V, 0.0)) for _ in range(4)]
+        with f.loop(0, KEYS // 2, 2) as p:
             for i in (0, 1):
-                score = self.scores.at(p * 128 + 64 * i).load(F32V, align=64)
-                weight = number.exp(f, score - top)
-                weights.append(f.select(score > _LOWEST, weight, f.constant(F32V, 0.0)))
-                mass.value = mass.value + weights[-1]
-            for which, one in enumerate(self._side_by_side(weights[0], weights[1])):
-                at = self.odds.at(p // 16 * (2 * _TILE)).at(p % 16 * 64)
-                at.at(which * _TILE).store(one, align=64)
-        shrink = number.exp(f, old - top)
+                weights: list[Value] = []
+                for j in (0, 1):
+                    at = self.scores.at((p + i) * 128 + 64 * j)
+                    weights.append(_power(f, at.load(F32V, align=64) - top))
+                    masses[2 * i + j].value = masses[2 * i + j].value + weights[-1]
+                pair_at = self.odds.at((p + i) // 16 * (2 * _TILE)).at((p + i) % 16 * 64)
+                for which, one in enumerate(self._side_by_side(weights[0], weights[1])):
+                    pair_at.at(which * _TILE).store(one, align=64)
+        first, second = (masses[i].value + masses[i + 2].value for i in (0, 1))
+        shrink = _power(f, old - top)
         before = self.mass.at(pair * 64)
-        before.store(f.fma(before.load(F32V, align=64), shrink, mass.value), align=64)
+        before.store(f.fma(before.load(F32V, align=64), shrink, first + second), align=64)
         self.top.at(pair * 64).store(top, align=64)
         with f.when(f.largest(top - old) > 0.0), f.loop(0, self.parts * _TILE, 64) as at:
             line = sums.at(at)
             line.store(line.load(F32V, align=64) * shrink, align=64)
+
+    def _capped(self, score: Value) -> Value:
+        cap = self.kernel.softcap
+        return number.tanh(self.f, score * (1 / cap)) * (cap * _LOG2_E)
+
+    def _mask(self, key: Value, position: Value, tops: list[Cell]) -> None:
+        """Scores of what a query does not see to the lowest; the highest of the others."""
+        f, kernel = self.f, self.kernel
+        places = position.splat() + f.constant(I32V, range(QUERIES))
+        seen = f.select(places > kernel.slots - 1, f.constant(I32V, kernel.slots), places + 1)
+        lowest = f.constant(F32V, _LOWEST)
+        with f.loop(0, KEYS, 4) as j:
+            for i, best in enumerate(tops):
+                at = self.scores.at((j + i) * 64)
+                score = at.load(F32V, align=64)
+                score = self._capped(score) if kernel.softcap else score
+                index = (key + j + i).to(I32).splat()
+                score = f.select(index < seen, score, lowest)
+                if kernel.window:
+                    score = f.select(index > places - kernel.window, score, lowest)
+                at.store(score, align=64)
+                best.value = f.larger(best.value, score)
 
     def _finish(
         self, batch: Value, kv_head: Value, first: Value, block: Value, head: Value
@@ -277,6 +315,17 @@ class Tiles:
                     place = place + (kv_head * self.group + head)
                     out = f.arguments["out"].at(place * (4 * kernel.value_width))
                     out.at(part * 64).store(tile.at(i * 64).load(F32V, align=64))
+
+
+def _power(f: Function, x: Value) -> Value:
+    """2^x for x <= 0; nothing below 2^-126."""
+    rounded = x + _ROUND
+    rest = x - (rounded - _ROUND)
+    made = f.constant(F32V, _EXP2[0])
+    for factor in _EXP2[1:]:
+        made = f.fma(made, rest, f.constant(F32V, factor))
+    made = (made.bits_as(I32V) + (rounded.bits_as(I32V) << 23)).bits_as(F32V)
+    return f.select(x > -126.0, made, f.constant(F32V, 0.0))
 
 
 def _transpose(f: Function, tile: Value, rows: list[Value]) -> None:

@@ -98,7 +98,7 @@ class Pointwise:
     def emit(self, f: Function, isa: Isa, first: Value, last: Value) -> None:
         width = self.shape[-1]
         with f.loop(first, last) as row:
-            bases = [self._base(f, i, row) for i in range(len(self.sources))]
+            bases = self.row(f, row)
             out = f.arguments["out"].at(row * (4 * width))
             whole = width // 16 * 16
             if whole:
@@ -107,6 +107,10 @@ class Pointwise:
             if width > whole:
                 with f.loop(whole, width) as at:
                     self._part(f, isa, bases, out, at, 1)
+
+    def row(self, f: Function, row: Value) -> list[Value]:
+        """Where each operand's row begins."""
+        return [self._base(f, i, row) for i in range(len(self.sources))]
 
     def _base(self, f: Function, index: int, row: Value) -> Value:
         source = self.sources[index]
@@ -122,6 +126,12 @@ class Pointwise:
     def _part(
         self, f: Function, isa: Isa, bases: list[Value], out: Value, at: Value, lanes: int
     ) -> None:
+        out.at(at * 4).store(self.numbers_at(f, isa, bases, at, lanes))
+
+    def numbers_at(
+        self, f: Function, isa: Isa, bases: list[Value], at: Value, lanes: int = 16
+    ) -> Value:
+        """`lanes` results of a row from `at` on."""
         values: list[Value] = []
         for base, source in zip(bases, self.sources, strict=True):
             if source.strides[-1] == 0:
@@ -130,8 +140,7 @@ class Pointwise:
             else:
                 where = base.at(at * number.SIZES[source.element])
                 values.append(number.load(f, isa, where, source.element, lanes))
-        made = FORMULAS[self.formula](f, *values, *self.numbers)
-        out.at(at * 4).store(made)
+        return FORMULAS[self.formula](f, *values, *self.numbers)
 
 
 def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,10 +12,12 @@ scale · Σq. What stands there for rows that are missing is not read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from anychip.compilers.native.ir import F32V, I8, I32V, Function, Value, vector
 from anychip.compilers.native.isa import Isa
+from anychip.compilers.native.kernels.pointwise import Pointwise
 
 GROUP, META_BYTES = 32, 32
 BIAS_AT = {8: 8, 128: 12, 32: 16}
@@ -54,14 +56,21 @@ def records_bytes(tokens: int, depth: int) -> int:
 
 @dataclass(frozen=True)
 class Quantize:
-    """x f32[tokens, depth] (rows `stride` apart) → records. A unit is a row."""
+    """x f32[tokens, depth] (rows `stride` apart) → records. A unit is a row.
+
+    Where x is `made` of other rows, these are read instead.
+    """
 
     tokens: int
     depth: int
     stride: int
+    made: Pointwise | None = None
 
     is_light = True
-    operands = ("x", "out")
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return ("x", "out") if self.made is None else self.made.operands
 
     @property
     def row_local(self) -> bool:
@@ -70,7 +79,8 @@ class Quantize:
 
     @property
     def name(self) -> str:
-        return f"quantize_{self.tokens}x{self.depth}_{self.stride}"
+        made = f"_{self.made.name}" if self.made else ""
+        return f"quantize_{self.tokens}x{self.depth}_{self.stride}{made}"
 
     @property
     def units(self) -> int:
@@ -80,7 +90,7 @@ class Quantize:
         tiled = is_tiled(isa, self.tokens)
         groups = depth64(self.depth) // GROUP
         with f.loop(first, last) as row:
-            x = f.arguments["x"].at(row * (4 * self.stride))
+            read = self._reader(f, isa, row)
             if tiled:
                 out = f.arguments["out"].at(row // TILED_TOKENS * (groups // 2 * TILED_BLOCK))
                 row = row % TILED_TOKENS
@@ -88,7 +98,8 @@ class Quantize:
                 out = f.arguments["out"].at(row * record_bytes(self.depth))
             with f.loop(0, self.depth // GROUP) as group:
                 places = self._places(tiled, out, group, row)
-                self._group(f, tiled, x.at(group * (4 * GROUP)), *places)
+                parts = [read(group * GROUP + 16 * i) for i in (0, 1)]
+                self._group(f, tiled, parts, *places)
             for index in range(self.depth // GROUP, groups):
                 codes, meta = self._places(tiled, out, f.i64(index), row)
                 nothing = f.constant(I32V, 0)
@@ -99,6 +110,14 @@ class Quantize:
                 else:
                     meta.store(nothing.take(range(8)))
 
+    def _reader(self, f: Function, isa: Isa, row: Value) -> Callable[[Value], Value]:
+        """Sixteen numbers of a row."""
+        if self.made is not None:
+            made, bases = self.made, self.made.row(f, row)
+            return lambda at: made.numbers_at(f, isa, bases, at)
+        x = f.arguments["x"].at(row * (4 * self.stride))
+        return lambda at: x.at(at * 4).load(F32V)
+
     def _places(self, tiled: bool, out: Value, group: Value, row: Value) -> tuple[Value, Value]:
         """Where a group's bytes begin, and its scales."""
         if not tiled:
@@ -107,8 +126,8 @@ class Quantize:
         codes = block.at(row * 64).at(group % 2 * GROUP)
         return codes, block.at(TILED_TOKENS * 64).at(group % 2 * (8 * TILED_TOKENS)).at(row * 4)
 
-    def _group(self, f: Function, tiled: bool, x: Value, out: Value, meta: Value) -> None:
-        low, high = x.load(F32V), x.at(64).load(F32V)
+    def _group(self, f: Function, tiled: bool, parts: list[Value], out: Value, meta: Value) -> None:
+        low, high = parts
         most = f.largest(f.larger(f.magnitude(low), f.magnitude(high)))
         scale = most / 127.0
         inverse = f.constant(most.type, 127.0) / most
