@@ -13,7 +13,6 @@ from anychip.core import (
     Executable,
     LanguageModel,
     Module,
-    TargetName,
     UsageError,
     discover,
     shipped_text,
@@ -72,10 +71,9 @@ def compile(
     made, given = registry.target(target), options or CompileOptions()
     if not fallback:
         return made.compile(module, given)
-    from anychip.fallback import compile_with_fallback
+    from anychip.fallback import compiler
 
-    chip = registry.chip(TargetName.parse(target).chip)
-    return compile_with_fallback(module, made, registry.target(fallback), given, chip=chip)
+    return compiler(registry, fallback)(made, module, given)
 
 
 def compare(

@@ -20,6 +20,7 @@ from anychip.core import (
     Executable,
     Module,
     OpCoverage,
+    Registry,
     Span,
     Target,
     TargetName,
@@ -38,6 +39,22 @@ most 15.8, 31.5 and 63 GB/s (PCI-SIG, base specifications 3.0, 4.0, 5.0: 8, 16, 
 of 130b); about 0.8 to 0.9 of that is reached."""
 _CROSSING_S = (5e-6, 2e-5, 1e-4)
 """Low, usual and high time to hand over between chip and host. Assumed, not measured."""
+
+
+Compile = Callable[[Target, Module, CompileOptions], Executable]
+
+
+def compiler(registry: Registry, fallback: str) -> Compile:
+    """How to compile for a target: ops it lacks go to `fallback`, or are refused for "none"."""
+    if fallback == "none":
+        return lambda target, module, options: target.compile(module, options)
+    rest = registry.target(fallback)
+
+    def compiled(target: Target, module: Module, options: CompileOptions) -> Executable:
+        chip = registry.chip(TargetName.parse(target.name).chip)
+        return compile_with_fallback(module, target, rest, options, chip=chip)
+
+    return compiled
 
 
 def compile_with_fallback(

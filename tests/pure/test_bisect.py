@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anychip.core import CompileError, Coverage, Module, UsageError
+from anychip.core import Coverage, Module, OpCoverage, UnsupportedError, UsageError, discover
 from anychip.debug import bisect, does_not_compile, is_wrong, prefix
+from anychip.fallback import compiler
 from anychip.ops.interp import evaluate
 
 X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
@@ -48,7 +49,8 @@ class Interp:
 
     def compile(self, module, options):
         if self.refuses and self.refuses in module.text():
-            raise CompileError(f"no {self.refuses} here")
+            row = OpCoverage(op=self.refuses, fate="unsupported", why="not here")
+            raise UnsupportedError(f"no {self.refuses} here", report=(row,))
         return Evaluated(module, self.wrong)
 
 
@@ -68,7 +70,7 @@ class Evaluated:
         return evaluate(self._module, *inputs, after=after)
 
     def trace(self, *inputs):
-        raise NotImplementedError
+        raise AssertionError("a search runs its targets; it asks for no trace")
 
 
 def test_a_prefix_gives_what_its_last_op_gives():
@@ -87,6 +89,16 @@ def test_the_first_wrong_op_is_found(layer):
     assert (found.op, found.origin.layer) == ("stablehlo.tanh", f"layers.{layer}/act")
     assert "relative error" in found.why
     assert found.trials <= 1 + math.ceil(math.log2(found.of))
+
+
+def test_what_is_wrong_is_found_behind_ops_that_run_on_a_fallback():
+    doubted = Interp("cpu:interp", refuses="stablehlo.multiply", wrong="layers.2/act")
+    with pytest.raises(UnsupportedError, match="multiply"):
+        bisect(module(), is_wrong(Interp(), doubted, [X]))
+    compile = compiler(discover(), "cpu:xla")
+    found = bisect(module(), is_wrong(Interp("cpu:plain"), doubted, [X], compile=compile))
+    assert found is not None
+    assert (found.op, found.origin.layer) == ("stablehlo.tanh", "layers.2/act")
 
 
 def test_the_first_op_that_does_not_compile_is_found():

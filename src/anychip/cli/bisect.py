@@ -25,6 +25,7 @@ from anychip.core import CompileOptions, discover, unknown
 from anychip.core.config import read
 from anychip.debug import bisect as search
 from anychip.debug import does_not_compile, is_wrong
+from anychip.fallback import compiler
 
 PREDICATES = ("wrong", "does-not-compile")
 
@@ -39,6 +40,9 @@ def bisect(
     predicate: Annotated[str, typer.Option(help="wrong or does-not-compile.")] = "wrong",
     against: Annotated[str, typer.Option(help="The reference of wrong.")] = "cpu:xla",
     threshold: Annotated[float, typer.Option(help="Relative error that is wrong.")] = 1e-3,
+    fallback: Annotated[
+        str, typer.Option(help="Of wrong: where ops run that the target lacks; none to refuse.")
+    ] = "cpu:xla",
     step: StepOption = "prefill",
     batch: BatchOption = 1,
     context: ContextOption = 64,
@@ -55,14 +59,21 @@ def bisect(
     choice = Step(
         step=step, batch=batch, length=length, context=context, precision=precision, dims=dim or ()
     )
-    doubted = discover().target(target)
+    registry = discover()
+    doubted = registry.target(target)
     options = CompileOptions(timeout_s=read("child_timeout"))
     with progress_console.status(f"loading {model} …") as status:
         loaded = load_module(model, choice)
         if predicate == "wrong":
             inputs = inputs_for(loaded, input or (), seed)
-            reference = discover().target(against)
-            asked = is_wrong(reference, doubted, inputs, threshold=threshold, options=options)
+            asked = is_wrong(
+                registry.target(against),
+                doubted,
+                inputs,
+                threshold=threshold,
+                options=options,
+                compile=compiler(registry, fallback),
+            )
         else:
             asked = does_not_compile(doubted, options)
         found = search(loaded.module, asked, lambda what: status.update(f"{target}: {what} …"))

@@ -33,20 +33,17 @@ from anychip.cli.output import (
     table,
 )
 from anychip.cli.record import remember
-from anychip.cli.verdicts import Compile, Inquiry, State, Verdict
+from anychip.cli.verdicts import Inquiry, State, Verdict
 from anychip.core import (
     CompileOptions,
-    Executable,
     Module,
-    Registry,
     RunFolder,
-    Target,
-    TargetName,
     UnsupportedError,
     UsageError,
     discover,
 )
 from anychip.core.config import read
+from anychip.fallback import compiler
 
 
 def register(app: typer.Typer) -> None:
@@ -103,7 +100,7 @@ def compile(
         options=options,
         seed=seed,
         asks_all=asks_all,
-        compile=_compiler(registry, fallback),
+        compile=compiler(registry, fallback),
     )
     verdicts = _asked(inquiry, names)
     remember(read("home"), model, module.name, verdicts)
@@ -131,21 +128,6 @@ def _extra(options: list[str] | None, shards: str | None) -> dict[str, str]:
             raise UsageError(f"--option {text!r} should be NAME=VALUE, such as profile=no")
         extra[name] = value
     return extra
-
-
-def _compiler(registry: Registry, fallback: str) -> Compile:
-    """Compiles for a target; ops it lacks go to the fallback, which the ledger says."""
-    if fallback == "none":
-        return lambda target, module, options: target.compile(module, options)
-    rest = registry.target(fallback)
-
-    def compiled(target: Target, module: Module, options: CompileOptions) -> Executable:
-        from anychip.fallback import compile_with_fallback
-
-        chip = registry.chip(TargetName.parse(target.name).chip)
-        return compile_with_fallback(module, target, rest, options, chip=chip)
-
-    return compiled
 
 
 def _targets(names: list[str]) -> list[str]:

@@ -20,7 +20,6 @@ from anychip.core import (
     CompileError,
     CompileOptions,
     Coverage,
-    Executable,
     Module,
     Registry,
     RunFolder,
@@ -29,8 +28,8 @@ from anychip.core import (
     UsageError,
     simulates,
 )
+from anychip.fallback import Compile
 
-Compile = Callable[[Target, Module, CompileOptions], Executable]
 State = Literal["ok", "refused", "missing", "absent"]
 SLOW_STAGES = ("llo_profile",)
 """Endings of stages that take another compile to make; left out when all targets are asked."""

@@ -58,7 +58,7 @@ def cover(reader: Any, name: str, op: OpView, inputs: list[Any]) -> tuple[Any, s
     if name not in _COVERS or len(op.results) != 1:
         raise NoKernel("no kernel for this op")
     if all(isinstance(one, np.ndarray) for one in inputs) and name in _FOLDS:
-        return _FOLDS[name](op, *inputs), ""
+        return np.asarray(_FOLDS[name](op, *inputs)), ""  # numpy's sums of scalars are no arrays
     result = _COVERS[name](reader, op, inputs)
     is_narrow = op.outputs[0].dtype in ("bf16", "f16") and name not in _MOVES
     if name == "anychip.quantized_matmul":
@@ -72,9 +72,10 @@ def gathered(reader: Any, op: OpView, inputs: list[Any], block: Block) -> Rows:
     dims, (*lead, width) = op.attributes["dimension_numbers"], op.outputs[0].sizes
     expected = ((len(lead),), (0,), (), (0,), len(lead))
     got = (dims.offset, dims.collapsed, dims.operand_batch, dims.start_index_map, dims.index_vector)
-    if not isinstance(table, View) or not isinstance(table.place, Raw) or got != expected:
-        raise NoKernel("not a gather of whole rows of a weight")
-    if op.attributes["slice_sizes"] != (1, width) or len(table.shape) != 2:
+    place = table.place if isinstance(table, View) else None
+    if not isinstance(place, Raw) or table.shape != place.shape or not table.is_dense:
+        raise NoKernel("not a gather from a whole weight")
+    if got != expected or op.attributes["slice_sizes"] != (1, width) or len(table.shape) != 2:
         raise NoKernel("not a gather of whole rows of a weight")
     tokens = reader.view(index)
     if tokens.element != "i32" or not tokens.is_dense:
@@ -92,7 +93,7 @@ def gathered(reader: Any, op: OpView, inputs: list[Any], block: Block) -> Rows:
         raise NoKernel(f"rows of {form}")
     kernel = Embed(form, vocabulary, depth, count)
     out = reader.buffer("embedded", (*lead, depth), kernel)
-    reader.add(kernel, Operand(packed(table.place, form, depth)), tokens, out)
+    reader.add(kernel, Operand(packed(place, form, depth)), tokens, out)
     return Rows(value, out, ops)
 
 

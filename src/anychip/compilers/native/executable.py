@@ -91,6 +91,7 @@ class NativeExecutable:
             for a in self.plan.outside
         ]
         self._names = [a.name for a in self.plan.outside]
+        self._result_names = [r.name for r in self.plan.signature.results]
         self._results = [
             (r.updates, tuple(int(d) for d in r.shape), dtype(r.dtype).numpy)
             for r in self.plan.signature.results
@@ -133,6 +134,7 @@ class NativeExecutable:
                 continue
             results.append(np.empty(shape, element))
             addresses.append(results[-1].ctypes.data)
+        own = dict(zip(self._result_names, results, strict=True))
         self._context[Context.FIRST :] = addresses
         start, step = 0, self.code.address("step")
         for stop in (*self.plan.pieces, len(self.plan.tasks)):
@@ -140,20 +142,20 @@ class NativeExecutable:
                 self._context[[Context.FROM, Context.TO]] = start, stop
                 self.pool.run(step, self._context.ctypes.data)
             if stop < len(self.plan.tasks):
-                self._fall_back(self.plan.tasks[stop], held)
+                self._fall_back(self.plan.tasks[stop], held, own)
             start = stop + 1
         return results
 
-    def _fall_back(self, task: Task, held: Mapping[str, Any]) -> None:
+    def _fall_back(self, task: Task, held: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         """One piece on cpu:xla: from the arena, and back into it."""
         kernel = task.kernel
         assert isinstance(kernel, Foreign)
         arrays = [
-            self._array(operand, *kind, held)
+            self._array(operand, *kind, held, own)
             for operand, kind in zip(task.reads, kernel.inputs, strict=True)
         ]
         result = self.pieces[kernel](*arrays)
-        self._array(task.written, *kernel.result, held)[...] = result
+        self._array(task.written, *kernel.result, held, own)[...] = result
 
     def _array(
         self,
@@ -162,15 +164,19 @@ class NativeExecutable:
         element: str,
         strides: tuple[int, ...],
         held: Mapping[str, Any],
+        own: Mapping[str, Any],
     ) -> Any:
         """What a piece's operand points at, as an array."""
-        flat = self._flat(operand.place, element, held)
+        flat = self._flat(operand.place, element, held, own)
         start = operand.offset // flat.itemsize
         steps = tuple(s * flat.itemsize for s in strides)
         return np.lib.stride_tricks.as_strided(flat[start:], shape, steps)
 
-    def _flat(self, place: Any, element: str, held: Mapping[str, Any]) -> np.ndarray:
-        """A place as one row of numbers, floats between kernels being f32."""
+    def _flat(
+        self, place: Any, element: str, held: Mapping[str, Any], own: Mapping[str, Any]
+    ) -> np.ndarray:
+        """A place as one row of numbers, floats between kernels being f32. `held` are arguments and
+        `own` the results of this run, by name."""
         match place:
             case PackedWeight(argument=name):
                 if name not in self._foreign_weights:
@@ -179,6 +185,8 @@ class NativeExecutable:
                 return self._foreign_weights[name]
             case Outside(argument=argument):
                 return np.asarray(held[argument.name]).reshape(-1)
+            case Buffer(result=name) if name:
+                return np.asarray(own[name]).reshape(-1)
         wide = np.dtype(np.float32) if dtype(element).kind == "float" else dtype(element).numpy
         if isinstance(place, Constant):
             return np.frombuffer(place.data, wide)

@@ -60,7 +60,7 @@ def barriers(tasks: Sequence[Task], layout: Layout) -> frozenset[int]:
     """The tasks that must wait for all threads to finish what came before.
 
     Private memory never conflicts. Two row-local tasks with the same number of units give each
-    thread the same rows, so through one buffer a thread follows only itself.
+    thread the same rows, so through one buffer, taken whole by both, a thread follows only itself.
     """
     needed: set[int] = set()
     since: list[Task] = []
@@ -87,7 +87,7 @@ def _conflict(task: Task, before: Task, layout: Layout) -> bool:
         and not before.each
     )
     for one, other in pairs:
-        if aligned and one.place is other.place:
+        if aligned and one.place is other.place and one.whole and other.whole:
             continue
         if _overlap(one, other, layout):
             return True

@@ -116,10 +116,12 @@ Place = Buffer | PackedWeight | Constant | Outside
 
 @dataclass(frozen=True)
 class Operand:
-    """Where a task's pointer points: a place and a distance from its start in bytes."""
+    """Where a task's pointer points: a place and a distance from its start in bytes. `whole`: no
+    row of the place is left out."""
 
     place: Place
     offset: int = 0
+    whole: bool = True
 
 
 @dataclass(eq=False)

@@ -214,7 +214,7 @@ class Reader:
         if isinstance(place, Raw):
             count = int(np.prod(place.shape, dtype=np.int64))
             place = PackedWeight(place.argument, f"plain:{place.element}", 1, count, count * size)
-        return Operand(place, view.offset * size)
+        return Operand(place, view.offset * size, view.reach * size == place.nbytes)
 
     def view(self, known: Known) -> View:
         """A view, known numbers becoming a constant of the program."""
@@ -236,17 +236,16 @@ class Reader:
         return dense(place, element, data.shape).broadcast(known.shape, tuple(range(known.ndim)))
 
     def copied(self, view: View) -> View:
-        """A dense f32 copy."""
-        strides = view.strides
+        """A dense copy: floats in f32, i32 as they are."""
         if view.element not in SIZES:
             raise NoKernel(f"numbers of {view.element}")
-        if view.shape and view.shape[-1] > 1 and strides[-1] not in (0, 1):
-            raise NoKernel("elements of a row are not next to each other")
-        shape = view.shape or (1,)
-        kernel = Pointwise("copy", shape, (Source(view.element, strides or (0,)),))
+        shape, element = view.shape or (1,), "i32" if view.element == "i32" else "f32"
+        sources = (Source(view.element, view.strides or (0,)),)
+        kernel = Pointwise("copy", shape, sources, element=element)
         out = self.buffer("copy", shape, kernel)
         self.add(kernel, view, out)
-        return replace(out, shape=view.shape, strides=out.strides if view.shape else ())
+        strides = out.strides if view.shape else ()
+        return replace(out, element=element, shape=view.shape, strides=strides)
 
     def wide(self, known: Known) -> View:
         """A view whose last dimension is f32 numbers next to each other, copied if need be."""

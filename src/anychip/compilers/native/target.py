@@ -249,7 +249,7 @@ def _bind(reader: Reader, view: View, name: str, element: str) -> None:
         reader.refused["return", f"a result of {element}", reader.origin] += 1
         return
     place = view.place
-    if isinstance(place, Buffer) and view.is_dense and view.offset == 0:
+    if isinstance(place, Buffer) and view.is_dense and 4 * view.size == place.nbytes:
         foreign = [t.written.place for t in reader.tasks if isinstance(t.kernel, Foreign)]
         is_ours = all(place is not one for one in foreign)
         if is_ours and not place.private and not place.result:

@@ -43,6 +43,12 @@ class View:
         return math.prod(self.shape)
 
     @property
+    def reach(self) -> int:
+        """Elements its outermost dimension steps through: as many as the place has when no row is
+        left out, fewer when it is some rows only."""
+        return max((s * d for s, d in zip(self.strides, self.shape, strict=True)), default=1)
+
+    @property
     def is_dense(self) -> bool:
         """Row-major and without gaps."""
         return self._moving == tuple(

@@ -42,7 +42,8 @@ def compute(kind: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, An
     return None if made is None or np.asarray(made).size > MOST else np.asarray(made)
 
 
-def _slice(x: Any, starts: Any, ends: Any, axes: Any, steps: Any) -> Any:
+def _slice(x: Any, starts: Any, ends: Any, axes: Any, steps: Any = None) -> Any:
+    steps = np.ones_like(axes) if steps is None else steps
     if (steps < 0).any():
         return np.flip(x, tuple(int(a) for a in axes)) if (starts == -1).all() else None
     parts = [slice(None)] * x.ndim

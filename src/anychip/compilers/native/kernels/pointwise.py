@@ -51,7 +51,7 @@ ON_INTEGERS = frozenset({"copy", "add", "subtract", "multiply"})
 class Source:
     """An operand: its element type and its strides, in elements, along the result's shape.
 
-    The last stride is 1 or 0.
+    A last stride that is neither 1 nor 0 makes the kernel go number by number.
     """
 
     element: str
@@ -100,7 +100,8 @@ class Pointwise:
         with f.loop(first, last) as row:
             bases = self.row(f, row)
             out = f.arguments["out"].at(row * (4 * width))
-            whole = width // 16 * 16
+            is_near = all(source.strides[-1] in (0, 1) for source in self.sources)
+            whole = width // 16 * 16 if is_near else 0
             if whole:
                 with f.loop(0, whole, 16) as at:
                     self._part(f, isa, bases, out, at, 16)
@@ -138,7 +139,7 @@ class Pointwise:
                 one = number.load(f, isa, base, source.element, 1)
                 values.append(one.splat(lanes) if lanes > 1 else one)
             else:
-                where = base.at(at * number.SIZES[source.element])
+                where = base.at(at * (source.strides[-1] * number.SIZES[source.element]))
                 values.append(number.load(f, isa, where, source.element, lanes))
         return FORMULAS[self.formula](f, *values, *self.numbers)
 
