@@ -34,10 +34,10 @@ def load(
 ) -> Module | LanguageModel:
     """A model from a path, a catalogue name, or a live object of a framework.
 
-    Paths: `.gguf` gives a LanguageModel; `.onnx`, `.pt2`, `.keras`, SavedModel folders, Hugging
-    Face folders and StableHLO (`.mlir`, `.mlirbc`, `.stablehlo`) give a Module. A catalogue name
-    such as `llama-3.1-70b` gives a LanguageModel: with weights when they were pulled, else shape
-    only.
+    Paths: `.gguf` gives a LanguageModel; `.onnx`, `.pt2`, TorchScript (`.pt`, with example
+    inputs), `.keras`, SavedModel folders, Hugging Face folders and StableHLO (`.mlir`, `.mlirbc`,
+    `.stablehlo`) give a Module. A catalogue name such as `llama-3.1-70b` gives a LanguageModel:
+    with weights when they were pulled, else shape only.
     Objects: PyTorch modules and exported programs, Keras models, `tf.function`s, JAX functions.
     `options` go to the format's own loader, which refuses those it does not know.
     Raises UsageError for an unknown name, InputError for a broken file, UnsupportedError for a

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from anychip.core import CompileOptions, Module, UnsupportedError, UsageError, discover
+from anychip.core import (
+    CompileOptions,
+    InputError,
+    Module,
+    UnsupportedError,
+    UsageError,
+    discover,
+)
 from anychip.frontends.tensorflow import load_tensorflow
 from anychip.frontends.tensorflow.child import Refused, export
 
@@ -100,6 +108,16 @@ def test_a_refusal_in_the_child_is_a_usage_error_naming_the_path(saved_model):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
+def test_a_damaged_folder_is_an_input_error_naming_the_path(saved_model, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(saved_model, broken)
+    graph = broken / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[:-100])
+    with pytest.raises(InputError, match="TensorFlow cannot read it") as caught:
+        load_tensorflow(broken)
+    assert str(broken) in str(caught.value)
+
+
 def test_keras_model_and_its_file_match(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

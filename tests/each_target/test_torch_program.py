@@ -12,7 +12,7 @@ from torch import nn
 from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions, InputError, Module, UnsupportedError, UsageError
 from anychip.core import origin as origins
-from anychip.frontends.torch import load, optimize
+from anychip.frontends.torch import load
 from anychip.frontends.torch.tensors import to_numpy, to_torch
 
 
@@ -193,12 +193,25 @@ def test_a_damaged_pt2_file_is_named(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_torchscript_is_exported_again():
+def test_torchscript_is_exported_again_from_memory_and_from_its_file(tmp_path: Path):
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
     x = torch.randn(2, 4)
     scripted = torch.jit.trace(model, x)
+    torch.jit.save(scripted, tmp_path / "net.pt")
     with torch.no_grad():
-        torch.testing.assert_close(run(load(scripted, x), x)[0], model(x))
+        for given in (scripted, tmp_path / "net.pt"):
+            torch.testing.assert_close(run(load(given, x), x)[0], model(x))
+    with pytest.raises(UsageError, match=r"net\.pt needs example_inputs"):
+        load(tmp_path / "net.pt")
+
+
+def test_a_file_of_weights_has_no_graph(tmp_path: Path):
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"no graph.*load_state_dict"):
+        load(tmp_path / "weights.pt", torch.ones(1, 2))
+    (tmp_path / "broken.pt").write_bytes(b"PK nonsense")
+    with pytest.raises(InputError, match="not a file of torch"):
+        load(tmp_path / "broken.pt", torch.ones(1, 2))
 
 
 class Impossible(nn.Module):
@@ -289,19 +302,3 @@ def test_unusable_calls_are_refused():
     program = torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),))
     with pytest.raises(UsageError, match="has its shapes"):
         load(program, dynamic_shapes=({0: torch.export.Dim("b")},))
-
-
-def test_a_branch_on_data_can_follow_the_example_and_says_when_it_would_not():
-    def fn(x):
-        return x + 1 if x.sum() > 0 else x - 1
-
-    up, down = torch.ones(3), -torch.ones(3)
-    module = load(fn, up, follow_example=True)
-    result, follows = run(module, up)
-    torch.testing.assert_close(result, up + 1)
-    assert bool(follows)
-    assert not bool(run(module, down)[1])
-    compiled = optimize(fn, XlaTarget(), follow_example=True)
-    torch.testing.assert_close(compiled(up), up + 1)
-    with pytest.raises(UnsupportedError, match="another branch"):
-        compiled(down)

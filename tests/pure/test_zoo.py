@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,7 +100,7 @@ def test_every_way_to_fail_is_a_row_and_a_second_run_goes_on(tmp_path):
         "max_rel_err": 1e-6,
     }
     report = (tmp_path / "out/zoo.md").read_text()
-    assert "| planted/m1 | import | ValueError: no such op / at net/a.py:3 | – |" in report
+    assert "| planted/m1 | import | ValueError: no such op / at net/a.py:3<br>more | – |" in report
     assert "| planted/m0 | planted | yes | yes | cpu:xla | yes | yes | 1.0e-06 |" in report
     assert "Every model" not in (tmp_path / "out/summary.md").read_text()
     assert "ValueError" in (tmp_path / "out/logs/planted-m1.txt").read_text()
@@ -113,6 +116,38 @@ def test_every_way_to_fail_is_a_row_and_a_second_run_goes_on(tmp_path):
     assert code == 0
     assert [r["error"] for r in json.loads(out)["results"]] == [None, None]
     assert (tmp_path / "out/results.jsonl").read_text().count("\n") == before.count("\n") + 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_ends_the_zoo_ends_its_children_and_keeps_what_is_done(tmp_path, number):
+    planted(tmp_path, '{ name = "quick", does = "works" }, { name = "slow", does = "hangs" }')
+    builder = (tmp_path / "builder.py").read_text()
+    note = 'open("pid.tmp", "w").write(str(os.getpid())); os.rename("pid.tmp", "pid")'
+    (tmp_path / "builder.py").write_text(
+        builder.replace("        time.sleep(60)\n", f"        {note}\n        time.sleep(60)\n", 1)
+    )
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from anychip.cli import main; main()"  # a shell's background jobs ignore interrupts
+    )
+    command = [sys.executable, "-c", program, "zoo", "./planted.toml", "--folder", "out"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=tmp_path, **quiet) as zoo:
+        until(lambda: (tmp_path / "pid").exists())
+        child = int((tmp_path / "pid").read_text())
+        zoo.send_signal(number)
+        assert zoo.wait(60) != 0
+    until(lambda: not Path(f"/proc/{child}").exists())
+    (line,) = (tmp_path / "out/results.jsonl").read_text().splitlines()
+    assert json.loads(line)["model"] == "planted/quick"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited for a minute in vain")
 
 
 def test_known_limits_alone_are_a_yes(tmp_path):

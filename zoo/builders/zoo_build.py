@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import zoo_preload  # noqa: F401  # before timm and transformers: they import torchvision
+import zoo_transformers
 import zoo_weights
+from zoo_built import Built
 
 from anychip.zoo import Entry
-
-
-@dataclass(frozen=True)
-class Built:
-    """A model in eval mode and the keyword arguments of each step, in order."""
-
-    model: torch.nn.Module
-    steps: tuple[dict[str, Any], ...]
-    strict: bool | None = None
-    seed: int | None = None
-    follow_example: bool = False
 
 
 def build(entry: Entry) -> Built:
     """The model an entry of zoo/*.toml names."""
     source = entry.values["of"] if entry.list == "compile" else entry.list
-    builders = {"timm": _timm, "transformers": _transformers, "decode": _decode}
+    builders = {
+        "timm": _timm,
+        "transformers": zoo_transformers.build,
+        "decode": zoo_transformers.build_decode,
+    }
     return builders[source](entry)
 
 
@@ -42,15 +35,3 @@ def _timm(entry: Entry) -> Built:
     (parameter, *_) = inspect.signature(model.forward).parameters
     zoo_weights.settle(model, {parameter: torch.randn(4, 3, size, size)})
     return Built(model, ({parameter: torch.randn(1, 3, size, size)},))
-
-
-def _transformers(entry: Entry) -> Built:
-    import zoo_transformers
-
-    return zoo_transformers.build(entry)
-
-
-def _decode(entry: Entry) -> Built:
-    import zoo_transformers
-
-    return zoo_transformers.build_decode(entry)

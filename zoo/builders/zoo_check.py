@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._pytree import tree_flatten
-from zoo_build import Built
+from zoo_built import Built
 
 from anychip.core import CompileOptions, Executable, discover
 from anychip.frontends.torch import caches, export

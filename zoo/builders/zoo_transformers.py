@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import zoo_tiny
 import zoo_weights
-from zoo_build import Built
+from zoo_built import Built
 
 from anychip.zoo import Entry
 

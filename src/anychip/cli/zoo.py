@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,6 +74,7 @@ def zoo(
     ]
     run.path.mkdir(parents=True, exist_ok=True)
     with (
+        _ended_by_sigterm(),
         closing(library.run(waiting, targets, limits, run.path / "logs")) as rows,
         open(results, "a") as file,
         _progress() as progress,
@@ -96,6 +99,20 @@ def zoo(
         _show(made, run.path)
     if any(r["error"] is not None and not r["limit"] for r in shown):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let a polite kill end the children too, as an interrupt does."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _now() -> datetime:

@@ -146,6 +146,8 @@ _BY_SUFFIX: dict[str, Callable[[Any, Examples, Mapping[str, Any]], Loaded]] = {
     ".gguf": _gguf,
     ".onnx": _onnx,
     ".pt2": _torch,
+    ".pt": _torch,  # TorchScript
+    ".pth": _torch,
     ".keras": _tensorflow,
     ".mlir": _stablehlo,
     ".mlirbc": _stablehlo,

@@ -12,6 +12,7 @@ from anychip.core import InputError, machine_name
 
 Result = Mapping[str, Any]
 
+_CELL_CHARACTERS = 600
 _PACKAGES = ("torch", "transformers", "timm", "tensorflow-cpu", "keras", "onnx", "onnxruntime")
 
 
@@ -127,5 +128,11 @@ def _models(results: Sequence[Result]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    first = text.strip().splitlines()[0] if text.strip() else ""
-    return first.replace("|", "/")[:240]
+    """All lines of a message in one cell; of a very long one its beginning and its end, for the
+    place and the remedy stand last."""
+    lines = [line.strip().replace("|", "/") for line in text.splitlines() if line.strip()]
+    whole = "<br>".join(lines)
+    if len(whole) <= _CELL_CHARACTERS:
+        return whole
+    half = _CELL_CHARACTERS // 2
+    return f"{whole[:half]} […] {whole[-half:]}"

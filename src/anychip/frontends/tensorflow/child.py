@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def main(job_path: str) -> None:
 
 
 class Refused(Exception):
-    """The user's input is at fault. `kind` is "usage" or "unsupported"; `missing` are the ops that
-    XLA does not have."""
+    """The user's input is at fault. `kind` is "usage", "input" (a file that cannot be read) or
+    "unsupported"; `missing` are the ops that XLA does not have."""
 
     def __init__(
         self, message: str, kind: str = "usage", missing: list[dict[str, Any]] | None = None
@@ -76,7 +77,7 @@ def _entry(job: dict[str, Any], tf: Any) -> tuple[Any, list[Any], str]:
     if path.endswith(".keras"):
         import keras
 
-        model: Any = keras.models.load_model(path, compile=False)
+        model: Any = _read(lambda: keras.models.load_model(path, compile=False))
         names: list[str] = [i.name for i in model.inputs]
         given = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in model.inputs]
 
@@ -84,7 +85,7 @@ def _entry(job: dict[str, Any], tf: Any) -> tuple[Any, list[Any], str]:
             return model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)
 
         return call, _sized(given, job, names), "keras"
-    loaded = tf.saved_model.load(path)
+    loaded = _read(lambda: tf.saved_model.load(path))
     signatures = dict(loaded.signatures)
     name = job["signature"] or ("serving_default" if "serving_default" in signatures else None)
     if name is None and len(signatures) == 1:
@@ -102,6 +103,13 @@ def _entry(job: dict[str, Any], tf: Any) -> tuple[Any, list[Any], str]:
 
     call_signature.kept = loaded  # type: ignore[attr-defined]  # variables die with their module
     return call_signature, specs, name
+
+
+def _read(load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as error:  # TensorFlow raises anything for a damaged file
+        raise Refused(f"{type(error).__name__}: {error}", "input") from error
 
 
 def _sized(given: list[Any], job: dict[str, Any], names: list[str]) -> list[Any]:

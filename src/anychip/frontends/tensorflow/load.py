@@ -161,6 +161,8 @@ def _shapes(example_inputs: Any, shapes: Shapes | None) -> dict[str, list[int]]:
 def _error(result: Mapping[str, Any], path: Path) -> Exception:
     if result["kind"] == "usage":
         return UsageError(f"{path}: {result['error']}")
+    if result["kind"] == "input":
+        return InputError(f"TensorFlow cannot read it: {result['error']}", path=str(path))
     if rows := result.get("missing"):
         return _listed(path, rows)
     return UnsupportedError(

@@ -20,7 +20,7 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from anychip.core.target import OpCoverage
-from anychip.frontends.torch.graph import origin_of, overload_name
+from anychip.frontends.torch.nodes import origin_of, overload_name
 
 _MOST_BYTES = 256 << 20
 _CUSTOM = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Any
 
 import torch
 from torch._functorch import config as functorch_config
+from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from anychip.core.errors import InputError, UnsupportedError
 from anychip.core.origin import Origin
 from anychip.core.target import OpCoverage
-from anychip.frontends.torch import archive
+from anychip.frontends.torch import archive, example, numbers
 from anychip.frontends.torch.table import table
 from anychip.frontends.torch.unsupported import unsupported
 
@@ -46,6 +48,29 @@ def read(path: Path, seed: int | None = None) -> ExportedProgram:
         raise unsupported([*rows, *in_the_way(decomposed(program), seed)])
 
 
+def read_script(path: Path) -> torch.jit.ScriptModule:
+    """A module written by torch.jit.save. Raises InputError for a file that holds no graph."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            is_script = any("/code/" in name for name in file.namelist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"not a file of torch ({error})", path=str(path)) from error
+    if not is_script:
+        raise InputError(
+            "holds tensors, or an object whose code would have to be run, but no graph; make the "
+            "nn.Module, give it the weights (load_state_dict(torch.load(path))), and load that",
+            path=str(path),
+        )
+    try:
+        with _quiet():
+            return torch.jit.load(path, map_location="cpu").eval()
+    except Exception as error:  # torch raises RuntimeError and others for damaged archives
+        raise InputError(
+            f"not a TorchScript archive ({type(error).__name__}: {_first_line(error)})",
+            path=str(path),
+        ) from error
+
+
 def capture(
     model: torch.nn.Module,
     args: tuple[Any, ...],
@@ -55,7 +80,8 @@ def capture(
     *,
     follow_example: bool = False,
 ) -> ExportedProgram:
-    """Run torch.export; without `strict` given, first without Dynamo and then with it.
+    """Run torch.export; without `strict` given, first without Dynamo and then with it. Where data
+    is in the way, once more with the numbers that the model keeps as buffers for constants.
 
     With `follow_example` branches and sizes that depend on data are those of the example, and the
     program asserts them.
@@ -66,7 +92,8 @@ def capture(
     model = as_module(model)
     _know_caches()
     failures: list[Exception] = []
-    for mode in (False, True) if strict is None else (strict,):
+
+    def attempt(mode: bool) -> ExportedProgram | None:
         real = functorch_config.patch(fake_tensor_propagate_real_tensors=follow_example)
         try:
             with torch.no_grad(), _quiet(), real:
@@ -78,9 +105,21 @@ def capture(
                     f"forward reaches the buffer {hidden[0]} also through an object that is no "
                     "module, which torch.export takes for another tensor; use the attribute"
                 )
+            if follow_example:
+                example.keep_sizes(program)
             return program
         except Exception as error:  # torch.export has no error type of its own
             failures.append(error)
+            return None
+
+    for mode in (False, True) if strict is None else (strict,):
+        if program := attempt(mode):
+            return program
+    if not strict and any(_is_about_data(failure) for failure in failures):
+        with numbers.as_constants(model) as are_kept:
+            program = attempt(False)
+        if program is not None and are_kept():
+            return program
     told = next((e for e in failures if not isinstance(e, UnsupportedError)), failures[0])
     raise _explained(told, model) from told
 
@@ -94,7 +133,9 @@ def _hidden_buffers(program: ExportedProgram) -> list[str]:
     places: dict[InputKind, dict[str, int]] = {InputKind.BUFFER: {}, InputKind.CONSTANT_TENSOR: {}}
     for spec in program.graph_signature.input_specs:
         tensor = held.get(spec.target or "")
-        if spec.kind in places and tensor is not None and not tensor.is_meta and tensor.numel():
+        if tensor is None or tensor.is_meta or isinstance(tensor, FakeTensor):
+            continue  # torch leaves the stand-in of a buffer that forward does not read
+        if spec.kind in places and tensor.numel():
             places[spec.kind][str(spec.target)] = tensor.data_ptr()
     constants = set(places[InputKind.CONSTANT_TENSOR].values())
     return [name for name, place in places[InputKind.BUFFER].items() if place in constants]
@@ -174,6 +215,10 @@ class _quiet(warnings.catch_warnings):
 _DATA_DEPENDENT = ("data-dependent", "GuardOnDataDependentSymNode", "unbacked")
 
 
+def _is_about_data(error: Exception) -> bool:
+    return any(mark in str(error) for mark in _DATA_DEPENDENT)
+
+
 def _explained(error: Exception, model: torch.nn.Module) -> UnsupportedError:
     text = str(error)
     frames = re.findall(r'File "([^"]+)", line (\d+)', text)
@@ -181,7 +226,7 @@ def _explained(error: Exception, model: torch.nn.Module) -> UnsupportedError:
     inside = str(Path(torch.__file__).parent)
     own = [f"{f}:{n}" for f, n in frames if not f.startswith(inside) and "anychip/" not in f]
     origin = Origin("", own[-1] if own else "")
-    if any(mark in text for mark in _DATA_DEPENDENT):
+    if _is_about_data(error):
         remedy = (
             "a size or a branch depends on the data; use torch.where or torch.cond, pass the "
             "number as a constant, or load with follow_example=True to keep the example's branches"

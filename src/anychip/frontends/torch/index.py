@@ -21,7 +21,8 @@ def index(x: Any, indices: Sequence[Any]) -> Any:
     if any(i is not None and i.dtype in (jnp.bool_, jnp.uint8) for i in indices):
         raise UnsupportedError(
             "x[mask] has as many elements as the mask has true ones, which is known only when it "
-            "runs; use torch.where(mask, x, other), or multiply by the mask before a reduction"
+            "runs; use torch.where(mask, x, other), multiply by the mask before a reduction, or "
+            "load with follow_example=True where it is always as many as in the example"
         )
     return get(x, full_index(x, indices))
 
@@ -41,6 +42,12 @@ def masked_index(x: Any, mask: Any, indices: Sequence[Any], fill: Any) -> Any:
     inside = iter([jnp.clip(i, 0, d - 1) for i, d in zip(given, sizes, strict=True)])
     picked = get(x, tuple(slice(None) if i is None else next(inside) for i in indices))
     return jnp.where(mask, picked, jnp.asarray(fill, x.dtype))
+
+
+@RULES("nonzero_static")
+def nonzero_static(x: Any, *, size: int, fill_value: int = -1) -> Any:
+    places = jnp.nonzero(x, size=size, fill_value=fill_value)
+    return jnp.stack(places, 1).astype(jnp.int64) if places else jnp.zeros((size, 0), jnp.int64)
 
 
 @RULES("index_select")

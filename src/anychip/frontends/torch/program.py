@@ -34,10 +34,10 @@ def load(
     """A torch model as a Module.
 
     `model` is an nn.Module (or a function, or a TorchScript module), an ExportedProgram, or the
-    path of a `.pt2` file. `example_inputs` is one tensor, a tuple of positional arguments, or a
-    mapping of keyword arguments, which `example_kwargs` adds to; an exported program needs
-    neither. `dynamic_shapes` is as
-    torch.export takes it; the names of its `Dim`s become the names of symbolic dimensions.
+    path of a `.pt2` or TorchScript file. `example_inputs` is one tensor, a tuple of positional
+    arguments, or a mapping of keyword arguments, which `example_kwargs` adds to; an exported
+    program needs neither. `dynamic_shapes` is as torch.export takes it; the names of its `Dim`s
+    become the names of symbolic dimensions.
     `strict` forces torch.export with (True) or without (False) Dynamo; by default the second is
     tried when the first fails. `seed` lets random ops draw the same numbers at every call.
     `follow_example` keeps the branches and sizes that the example's data led to where they depend
@@ -90,7 +90,8 @@ def lower(
     if isinstance(model, str | Path):
         source = str(model)
         name = name or Path(model).stem
-        model = export.read(Path(model), seed)
+        is_exported = Path(model).suffix == ".pt2"
+        model = export.read(Path(model), seed) if is_exported else export.read_script(Path(model))
     if isinstance(model, ExportedProgram):
         if dynamic_shapes is not None or strict is not None or follow_example:
             raise UsageError("an exported program has its shapes; export it with dynamic_shapes")
@@ -98,8 +99,8 @@ def lower(
     args, kwargs = arguments_of(example_inputs, example_kwargs)
     if not args and not kwargs:
         raise UsageError(
-            f"{type(model).__name__} needs example_inputs: a tensor, a tuple of arguments, or a "
-            "mapping of keyword arguments"
+            f"{source or type(model).__name__} needs example_inputs: a tensor, a tuple of "
+            "arguments, or a mapping of keyword arguments"
         )
     program = export.capture(
         model, args, kwargs, dynamic_shapes, strict, follow_example=follow_example

@@ -11,14 +11,14 @@ from torch import fx
 from anychip.core.errors import UnsupportedError
 from anychip.core.origin import Origin
 from anychip.core.target import OpCoverage
-from anychip.frontends.torch.graph import is_known_function, origin_of, overload_name
+from anychip.frontends.torch.nodes import is_known_function, origin_of, overload_name
 from anychip.frontends.torch.random import RULES as RANDOM
 from anychip.frontends.torch.table import Rule
 
 _SIZE = "its result has a size that depends on the data, and compiled programs have fixed sizes; "
+_FOLLOW = ", or load with follow_example=True where it is always as many as in the example"
 _REMEDIES: Mapping[str, str] = {
-    "nonzero": _SIZE + "use torch.where(condition, a, b), or multiply by the mask",
-    "nonzero_static": "use torch.where(condition, a, b)",
+    "nonzero": _SIZE + "use torch.where(condition, a, b), multiply by the mask" + _FOLLOW,
     "masked_select": _SIZE + "use torch.where(mask, x, neutral value) and reduce over all of it",
     "argwhere": _SIZE + "use torch.where(condition, a, b)",
     "unique": _SIZE + "keep duplicates and sort, or do it before the model",
