@@ -1,12 +1,14 @@
 """The token engine on SmolLM2-135M: many requests, long answers, guessing ahead.
 
-    python bench/engine.py [--what requests,context,guess] [--json FILE] [--target T] [--threads N]
+    python bench/engine.py [--what requests,context,guess,kv] [--json FILE] [--target T]
+                           [--threads N]
                            [--llama PYTHON_WITH_LLAMA_CPP] [--svg FILE]
 
 requests: 200 of mixed lengths, a third cancelled, KV cache for a tenth of their need; the others
 must end with the tokens they get alone. context: one long answer, tokens a second by context, and
 llama.cpp's at the same lengths in turns with it.
 guess: prompt lookup on a text that repeats itself and on one that does not, in turns with none.
+kv: decoding behind 4,096 tokens with caches of f16 and q8_0, in turns.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import random
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +54,17 @@ class Bench:
         self.model, self.target = model, discover().target(target)
         self.options = CompileOptions(threads=threads)
 
-    def engine(self, limits: dict[str, Any], speculation: Speculation | None = None) -> Engine:
+    def engine(
+        self, limits: dict[str, Any], speculation: Speculation | None = None, cache: str = ""
+    ) -> Engine:
+        native = self.model.native_precision
         return Engine(
             self.model,
             self.target,
             Limits(page_tokens=16, **limits),
             options=self.options,
             speculation=speculation,
+            precision=replace(native, cache=cache) if cache else native,
         )
 
     def requests(self, count: int) -> dict[str, Any]:
@@ -161,6 +168,33 @@ class Bench:
             }
         return found
 
+    def kv(self, rounds: int) -> dict[str, Any]:
+        """Tokens a second behind a long prompt, whose pages later rounds find again."""
+        dice, behind, steps = random.Random(0), 4096, 48
+        prompt = [dice.randrange(self.model.facts.vocabulary) for _ in range(behind)]
+        limits = {"pages": 270, "step_tokens": 256, "sequences": 1, "context": 4288}
+        engines = {cache: self.engine(limits, cache=cache) for cache in ("f16", "q8_0")}
+        seconds: dict[str, list[float]] = {cache: [] for cache in engines}
+        for number in range(rounds + 1):
+            for cache, one in engines.items():
+                pieces = list(one.generate([prompt], max_new=steps, stop=NO_STOP))
+                if number:  # the first compiles, and reads the prompt
+                    took = (pieces[-1].seconds - pieces[0].seconds) / (steps - 1)
+                    seconds[cache].append(took)
+        pairs = zip(seconds["f16"], seconds["q8_0"], strict=True)
+        return {
+            "behind": behind,
+            "caches": {
+                cache: {
+                    "kv_mb": one.kv_bytes / 1e6,
+                    "tok_s": 1 / statistics.median(seconds[cache]),
+                    "seconds": seconds[cache],
+                }
+                for cache, one in engines.items()
+            },
+            "rounds": [a / b for a, b in pairs],
+        }
+
 
 def chart(curve: list[dict[str, Any]]) -> str:
     """Tokens a second by context, a line for each engine."""
@@ -210,6 +244,7 @@ def main() -> None:
         "requests": lambda: bench.requests(arguments.requests),
         "context": lambda: bench.context(arguments.tokens, arguments.llama),
         "guess": lambda: bench.guess(arguments.rounds),
+        "kv": lambda: bench.kv(arguments.rounds),
     }
     result: dict[str, Any] = {
         "machine": machine_name(),

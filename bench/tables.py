@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,18 @@ def requests(report: dict[str, Any]) -> str:
     return _table("what|how many", rows)
 
 
+def kv(report: dict[str, Any]) -> str:
+    one = report["kv"]
+    rows = [
+        (cache, f"{held['kv_mb']:.1f}", _rate(held["tok_s"]))
+        for cache, held in one["caches"].items()
+    ]
+    low, middle, high = statistics.quantiles(one["rounds"], n=4, method="inclusive")
+    told = f"Behind {one['behind']:,} tokens, threads: {report['threads']}; q8_0 is "
+    told += f"{middle:.2f} ({low:.2f}–{high:.2f}) times as fast as f16."
+    return f"{told}\n\n{_table('cache|MB|tok/s', rows)}"
+
+
 def validated(report: dict[str, Any]) -> str:
     """Every family and metric, and how many rows are predicted."""
     rows = [
@@ -161,6 +174,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "context": ("engine.json", context),
     "guess": ("engine.json", guess),
     "requests": ("engine-requests.json", requests),
+    "kv": ("engine-kv.json", kv),
     "validated": ("left-out.json", validated),
     "beside": ("left-out.json", beside),
     "cpu-twin": ("cpu-twin.json", cpu_twin),

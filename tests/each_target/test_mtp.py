@@ -12,7 +12,7 @@ import torch
 
 from anychip.compilers.native import NativeTarget
 from anychip.compilers.xla import XlaTarget
-from anychip.core import CompileOptions, UnsupportedError
+from anychip.core import CompileOptions, UsageError
 from anychip.frontends.hf import load_hf
 from anychip.frontends.hf.folder import import_transformers
 from anychip.llm import Limits, Sampling
@@ -68,6 +68,8 @@ def saved(path, names: str, knows: bool):
     path.mkdir(exist_ok=True)
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     kept = {**config.to_dict(), **SIZES, "architectures": ["Qwen2ForCausalLM"]}
+    if names == "mimo":
+        kept |= {"model_type": "mimo", "architectures": ["MiMoForCausalLM"], "auto_map": {}}
     kept.pop("layer_types", None)
     (path / "config.json").write_text(json.dumps(kept))
     return path, tensors, config, parts
@@ -148,5 +150,5 @@ def test_a_model_without_such_a_module_says_so(tmp_path):
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 0}))
     model = load_hf(path)
-    with pytest.raises(UnsupportedError, match="no module that guesses ahead"):
+    with pytest.raises(UsageError, match="no module that guesses ahead"):
         MTPDrafter(model, CPU, 64, model.native_precision)

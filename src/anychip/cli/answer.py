@@ -215,7 +215,7 @@ def _engine(
         progress_console.print(
             f"[dim]{model.name} on {target.name}, {precision.name}; KV cache "
             f"{engine.kv_bytes / 1e6:.1f} MB of {precision.cache}: {engine.limits.pages} pages of "
-            f"{PAGE} tokens for {sequences} sequences of {context}[/dim]",
+            f"{PAGE} tokens for {sequences} sequence{'s'[: sequences > 1]} of {context}[/dim]",
             soft_wrap=True,
         )
         engine.warm([len(one) for one in ids])

@@ -16,7 +16,7 @@ from anychip.core import (
     LanguageModel,
     Precision,
     Target,
-    UnsupportedError,
+    UsageError,
     dtype,
 )
 
@@ -41,7 +41,7 @@ class MTPDrafter:
     it has read, further ones from what the module itself made.
 
     Each request has a cache of its own for `context` tokens; `kv_bytes` says how much one takes.
-    Raises UnsupportedError for a model without such a module.
+    Raises UsageError for a model without such a module.
     """
 
     model: LanguageModel
@@ -55,7 +55,7 @@ class MTPDrafter:
 
     def __post_init__(self) -> None:
         if self.model.mtp is None:
-            raise UnsupportedError(
+            raise UsageError(
                 f"{self.model.name} has no module that guesses ahead (multi-token prediction), or "
                 "not of a kind that is built: full attention over keys and values, no experts. "
                 "Guess with `lookup` or a draft model"

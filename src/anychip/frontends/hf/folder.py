@@ -15,6 +15,9 @@ from anychip.core.module import Module
 from anychip.core.weights import Weights
 from anychip.frontends.hf.mapped import from_files
 
+_KIN = {"mimo": ("qwen2", "Qwen2ForCausalLM")}
+"""Types that transformers has under another name. MiMo-7B is Qwen2, and a module that guesses
+ahead (frontends/llm/mtp.py)."""
 _TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64"}
 
 
@@ -24,6 +27,7 @@ class Folder:
 
     path: Path
     config_json: Mapping[str, Any]
+    is_renamed: bool = False
 
     @staticmethod
     def read(path: Path) -> Folder:
@@ -40,7 +44,12 @@ class Folder:
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
             raise InputError("it does not say a model_type", path=str(file), field="model_type")
         import_transformers()
-        return Folder(path, config)
+        kin = _KIN.get(config["model_type"])
+        if kin is None:
+            return Folder(path, config)
+        own = {k: v for k, v in config.items() if k != "auto_map"}
+        renamed = {**own, "model_type": kin[0], "architectures": [kin[1]]}
+        return Folder(path, renamed, is_renamed=True)
 
     @cached_property
     def config(self) -> Any:
@@ -62,6 +71,8 @@ class Folder:
                 "to anychip.load"
             )
         try:
+            if self.is_renamed:
+                return AutoConfig.for_model(**self.config_json)
             return AutoConfig.from_pretrained(
                 self.path, local_files_only=True, trust_remote_code=False
             )
