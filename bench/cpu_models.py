@@ -201,14 +201,21 @@ def peers(
 
 
 def _to_onnx(model: Any, inputs: Any, path: Path) -> None:
-    """As a user would write it. transformers' models take their inputs by name, so they are given
-    by name: by position the exporter passes `use_cache` twice."""
+    """As a user would write it. transformers' models are called by name: by position the exporter
+    passes `use_cache` twice."""
     import torch
 
-    names = ("input_ids", "attention_mask") if len(inputs) == 2 else ()
-    given = (dict(zip(names, inputs, strict=True)),) if names else tuple(inputs)
+    class ByName(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.inner(input_ids=input_ids, attention_mask=attention_mask).to_tuple()
+
     part = path.with_suffix(".part")
-    torch.onnx.export(model, given, str(part), dynamo=False, opset_version=20)
+    asked = ByName().eval() if len(inputs) == 2 else model
+    torch.onnx.export(asked, tuple(inputs), str(part), dynamo=False, opset_version=20)
     part.replace(path)
 
 

@@ -16,7 +16,8 @@ from anychip.core import AnychipError, CompileError
 @dataclass(frozen=True)
 class _Burst:
     """A pause, so that the threads of the one before stop spinning; runs that do not count, for
-    they meet another program's caches; runs that do, at least two and at most `most`."""
+    they meet another program's caches; runs that do, at least two (of long ones: one) and at most
+    `most`."""
 
     settle_s: float
     warm_s: float
@@ -25,8 +26,11 @@ class _Burst:
 
 
 _HEAT, _FINAL = _Burst(0.02, 0.01, 0.015, 10), _Burst(0.05, 0.03, 0.06, 20)
-_HEATS, _NEAR = 3, 2.0
-"""Rounds in which all take part; those less than `_NEAR` times as slow as the best go on."""
+_HEATS, _FAR, _NEAR = 3, 3.0, 2.0
+"""Rounds in which all take part but those more than `_FAR` times as slow as the best in one; those
+less than `_NEAR` times as slow in all go on."""
+_LONG_S = 0.2
+"""A run that takes longer is counted once a burst: it is long enough to speak for itself."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,8 @@ def contest(
     for turn in range(_HEATS):
         for one in _in_turn(racing, turn):
             rows[one.name].samples_s += _burst(one, held, _HEAT)
-    best = min(rows[e.name].undisturbed_s for e in racing)
-    finalists = [e for e in racing if rows[e.name].undisturbed_s < _NEAR * best]
+        racing = _near_best(racing, rows, _FAR)
+    finalists = _near_best(racing, rows, _NEAR)
     if len(finalists) > 1:
         for one in finalists:
             rows[one.name].samples_s, rows[one.name].is_finalist = [], True
@@ -126,6 +130,11 @@ def contest(
             if turn >= 2 and time.perf_counter() - start > seconds:
                 break
     return Outcome(rows, min(finalists, key=lambda e: rows[e.name].undisturbed_s).name)
+
+
+def _near_best(racing: list[Entrant], rows: Mapping[str, Row], times: float) -> list[Entrant]:
+    best = min(rows[e.name].undisturbed_s for e in racing)
+    return [e for e in racing if rows[e.name].undisturbed_s < times * best]
 
 
 def _in_turn(racing: Sequence[Entrant], turn: int) -> list[Entrant]:
@@ -146,6 +155,8 @@ def _burst(one: Entrant, inputs: Sequence[np.ndarray], burst: _Burst) -> list[fl
     samples: list[float] = []
     while len(samples) < 2 or (sum(samples) < burst.counted_s and len(samples) < burst.most):
         samples.append(_timed(one, inputs))
+        if samples[0] > _LONG_S:
+            break
     return samples
 
 
