@@ -12,7 +12,8 @@ own. Preparing lets cpu:auto decide among all and times every peer once: peers m
 slower than the best there keep that figure and are not timed again. When timing, cpu:auto decides
 again between the candidates that were within 2.5 of its best, all on the quiet machine. Rows that
 were not prepared are timed without what takes minutes to compile, and say so.
-ratio = best peer ÷ cpu:auto, the median over rounds of turns: above 1, auto wins.
+ratio = best peer ÷ cpu:auto, the median over rounds of turns: above 1, auto wins. Each row says
+what share of the CPUs other processes had meanwhile; --merge keeps the calmer of two.
 """
 
 from __future__ import annotations
@@ -69,8 +70,10 @@ def one(name: str, batch: int, precision: str, options: argparse.Namespace) -> d
     prepared = None
     if path.exists() and not options.prepare:
         prepared = json.loads(path.read_text(encoding="utf-8"))
+    others = Others()
     executable, evidence = decided(module, feeds, precision, prepared, full=options.prepare)
-    runs: dict[str, Run] = {"cpu:auto": lambda: executable.run(*feeds)}
+    # XLA returns before it is done
+    runs: dict[str, Run] = {"cpu:auto": lambda: [np.asarray(r) for r in executable.run(*feeds)]}
     makers = peers(name, batch, precision, model, inputs, arrays, module, feeds)
     skipped: dict[str, float] = {}
     failed: dict[str, str] = {}
@@ -99,6 +102,7 @@ def one(name: str, batch: int, precision: str, options: argparse.Namespace) -> d
         "chosen": evidence["chosen"],
         "median_s": medians,
         "rounds_s": rounds,
+        "others_cpu": others.share(),
         "far_behind_when_prepared_s": skipped,
         "failed": failed,
         "evidence": evidence,
@@ -110,6 +114,30 @@ def one(name: str, batch: int, precision: str, options: argparse.Namespace) -> d
     if options.prepare:
         path.write_text(json.dumps(row), encoding="utf-8")
     return row
+
+
+class Others:
+    """The share of all CPUs' time that went to other processes since this was made (Linux)."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """(seconds, busy and stolen CPU seconds of all, CPU seconds of this process)."""
+        stat = Path("/proc/stat")
+        ticks = (
+            [int(t) for t in stat.read_text().split("\n")[0].split()[1:9]] if stat.exists() else []
+        )
+        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK") if ticks else 0.0
+        return time.perf_counter(), busy, time.process_time()
+
+    def share(self) -> float | None:
+        then, now = self._start, self._now()
+        if not now[1]:
+            return None
+        took, busy, own = (b - a for a, b in zip(then, now, strict=True))
+        return max(0.0, (busy - own) / (took * (os.cpu_count() or 1)))
 
 
 def decided(
@@ -345,11 +373,19 @@ def _child(
 
 
 def merged(new: list[dict[str, Any]], path: Path, part: str) -> list[dict[str, Any]]:
-    """An earlier document's rows with the new ones in the place of those of the same name."""
+    """An earlier document's rows with the new ones in the place of those of the same name.
+
+    Of two the calmer stays: that in which other processes had less of the CPUs.
+    """
     old: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))[part]
     fresh = {_key(row): row for row in new}
-    kept = [fresh.pop(_key(row), row) for row in old]
+    kept = [min(fresh.pop(_key(row), row), row, key=_disturbance) for row in old]
     return [*kept, *fresh.values()]
+
+
+def _disturbance(row: dict[str, Any]) -> float:
+    share = row.get("others_cpu")
+    return 1.0 if share is None else share
 
 
 def _key(row: dict[str, Any]) -> tuple[str, int, str]:

@@ -18,6 +18,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['model']} ×{row['batch']} {row['precision']}: {row['ratio']:.3f} "
             f"[{low:.3f}, {high:.3f}] against {row['best_peer']}, by {row['chosen']}; ms: {times}"
         )
+        if row.get("others_cpu") is not None:
+            lines[-1] += f"; others had {row['others_cpu']:.0%} of the CPUs"
         if row.get("unlike"):
             lines.append(f"  not like against like: bf16 {row['unlike']}")
         lines += [f"  {peer}: {why}" for peer, why in row["failed"].items()]

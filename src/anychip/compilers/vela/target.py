@@ -100,17 +100,27 @@ class VelaTarget:
         bytecode, table = prepare(module)
         calibration = tflite.samples(module, options.extra.get("calibration", ""))
         held = b"".join(a.tobytes() for a in chain(weights.values(), *calibration))
-        key = cache_key(bytecode + held, replace(options, extra={}), self.toolchain)
+        plain = replace(options, extra={})
+
+        def quantised() -> Parts:
+            """The same for every Ethos-U, so it is made once for all of them."""
+            return cached(
+                self.cache,
+                cache_key(bytecode + held, plain, f"TensorFlow {version('tensorflow-cpu')}, int8"),
+                options.timeout_s,
+                lambda: _quantised(self, module, options, bytecode, weights, calibration),
+            )
+
         parts = cached(
             self.cache,
-            key,
+            cache_key(bytecode + held, plain, self.toolchain),
             options.timeout_s,
-            lambda: _made(self, module, options, bytecode, weights, calibration),
+            lambda: _made(self, module, options, quantised()),
         )
         return VelaExecutable(self.name, module, table, parts)
 
 
-def _made(
+def _quantised(
     target: VelaTarget,
     module: Module,
     options: CompileOptions,
@@ -137,9 +147,18 @@ def _made(
             f"file: {reason}",
             log=done.refusal,
         )
+    names = (r.name for r in module.signature.results)
+    quality = {
+        "sqnr_db": dict(zip(names, done.sqnr_db, strict=True)),
+        "calibrated_on": options.extra.get("calibration", "standard normals"),
+    }
+    return {"model.tflite": done.file, "text/int8.json": json.dumps(quality).encode()}
+
+
+def _made(target: VelaTarget, module: Module, options: CompileOptions, quantised: Parts) -> Parts:
     with tempfile.TemporaryDirectory(prefix="anychip-vela-") as name:
         folder = Path(name)
-        (folder / "model.tflite").write_bytes(done.file)
+        (folder / "model.tflite").write_bytes(quantised["model.tflite"])
         one = target.configuration
         words = [
             str(folder / "model.tflite"),
@@ -157,19 +176,11 @@ def _made(
         if summary is None or not layers.exists() or not compiled.exists():
             raise CompileError(f"{what} left no result", log=log)
         return {
-            "model.tflite": done.file,
+            **quantised,
             "vela.tflite": compiled.read_bytes(),
             "text/per_layer.csv": layers.read_bytes(),
             "text/summary.csv": summary.read_bytes(),
             "text/log": log.encode(),
-            "text/int8.json": json.dumps(
-                {
-                    "sqnr_db": dict(
-                        zip((r.name for r in module.signature.results), done.sqnr_db, strict=True)
-                    ),
-                    "calibrated_on": options.extra.get("calibration", "standard normals"),
-                }
-            ).encode(),
         }
 
 
