@@ -70,8 +70,14 @@ def one(name: str, batch: int, precision: str, options: argparse.Namespace) -> d
     prepared = None
     if path.exists() and not options.prepare:
         prepared = json.loads(path.read_text(encoding="utf-8"))
+    executable, left_out = compiled(module, precision, prepared, full=options.prepare)
+    calm(options.wait)
     others = Others()
-    executable, evidence = decided(module, feeds, precision, prepared, full=options.prepare)
+    executable.run(*feeds)
+    evidence = json.loads(executable.artifacts["evidence"])
+    evidence["not_compiled"] |= left_out
+    if prepared is not None:
+        evidence["when_prepared"] = prepared["evidence"]
     # XLA returns before it is done
     runs: dict[str, Run] = {"cpu:auto": lambda: [np.asarray(r) for r in executable.run(*feeds)]}
     makers = peers(name, batch, precision, model, inputs, arrays, module, feeds)
@@ -140,10 +146,21 @@ class Others:
         return max(0.0, (busy - own) / (took * (os.cpu_count() or 1)))
 
 
-def decided(
-    module: Module, feeds: list[np.ndarray], precision: str, prepared: Any, *, full: bool
-) -> tuple[Any, dict[str, Any]]:
-    """cpu:auto's program and why: among all, or among those that were near when prepared."""
+def calm(most_s: float) -> None:
+    """Wait until others take less than a tenth of the CPUs for a second, at most so long."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < most_s:
+        others = Others()
+        time.sleep(1)
+        if (others.share() or 0) < 0.1:
+            return
+
+
+def compiled(
+    module: Module, precision: str, prepared: Any, *, full: bool
+) -> tuple[Any, dict[str, str]]:
+    """cpu:auto's program, undecided yet, and who does not take part: it decides among all, or among
+    those that were near when prepared."""
     from anychip.compilers.auto import AutoTarget
 
     target = discover().target("cpu:auto")
@@ -161,13 +178,7 @@ def decided(
     # without a folder the choice is made now
     target = AutoTarget(makers, None, target.finest)
     extra = {"tolerance": str(TOLERANCE[precision]), "seconds": "2" if prepared is None else "4"}
-    executable = target.compile(module, CompileOptions(extra=extra))
-    executable.run(*feeds)
-    evidence = json.loads(executable.artifacts["evidence"])
-    evidence["not_compiled"] |= left_out
-    if prepared is not None:
-        evidence["when_prepared"] = prepared["evidence"]
-    return executable, evidence
+    return target.compile(module, CompileOptions(extra=extra)), left_out
 
 
 def peers(
@@ -314,6 +325,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--precision", nargs="*", default=["f32", "bf16"], choices=[*TOLERANCE])
     parser.add_argument("--seconds", type=float, default=5.0, help="timed rounds of one row")
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for a calm CPU")
     parser.add_argument("--time-limit", type=float, default=0.0, help="seconds a row may take")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds for all rows")
     parser.add_argument("--json", type=Path)
@@ -358,7 +370,7 @@ def _child(
 ) -> tuple[dict[str, Any] | None, str]:
     command = [sys.executable, __file__, "--one", "--only", name, "--batch", str(batch)]
     command += ["--precision", precision, "--seconds", str(options.seconds)]
-    command += ["--prepare"] * options.prepare
+    command += ["--wait", str(options.wait), *(["--prepare"] * options.prepare)]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder() / "inductor")}
     limit = options.time_limit or (1200.0 if options.prepare else 90.0)
     try:

@@ -18,7 +18,13 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-DOCS = ("docs/engine.md", "docs/native.md", "docs/twins/cpu.md", "docs/twins/validation.md")
+DOCS = (
+    "docs/engine.md",
+    "docs/native.md",
+    "docs/host-targets.md",
+    "docs/twins/cpu.md",
+    "docs/twins/validation.md",
+)
 
 
 def llm(report: dict[str, Any]) -> str:
@@ -168,7 +174,32 @@ def cpu_twin(report: dict[str, Any]) -> str:
     return _table("kernel or model|measured ms|twin ms|error", rows)
 
 
+def models(report: dict[str, Any]) -> str:
+    """cpu:auto beside the best peer, the worst ratio first within a precision."""
+    means = ", ".join(f"{one:.3f} in {p}" for p, one in sorted(report["geometric_mean"].items()))
+    rows = [
+        (
+            row["model"],
+            str(row["batch"]),
+            row["precision"],
+            row["best_peer"],
+            f"{row['ratio']:.2f} ({row['ratio_quartiles'][0]:.2f}–{row['ratio_quartiles'][1]:.2f})",
+            row["chosen"],
+            "–" if row.get("others_cpu") is None else f"{row['others_cpu']:.0%}",
+        )
+        for row in sorted(report["rows"], key=lambda r: (r["precision"] != "f32", r["ratio"]))
+        if not row.get("unlike")
+    ]
+    head = "model|batch|precision|best peer|ratio (quartiles)|cpu:auto took|CPUs of others"
+    missing = "".join(
+        f" {f['model']} ×{f['batch']} {f['precision']}: {f['error']}." for f in report["failed"]
+    )
+    told = f"{report['machine']}; geometric mean {means}.{missing}"
+    return f"{told}\n\n{_table(head, rows)}"
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "cpu-models": ("cpu-models.json", models),
     "llm": ("llm.json", llm),
     "gemv": ("native-gemv.json", gemv),
     "context": ("engine.json", context),
