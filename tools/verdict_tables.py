@@ -4,7 +4,7 @@
     python tools/verdict_tables.py resnet50.json … [--into docs/compilers.md]
 
 One row for a compiler and what it said; chips that were told the same share it. With `--into`, the
-part of the page between its two marks is replaced.
+tables go between the page's two marks, each in the place of that of the same model.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _tables(text: str) -> list[str]:
+    """Each model's part of a page."""
+    return [f"### {part.strip()}" for part in f"\n{text.strip()}".split("\n### ")[1:]]
+
+
 def _said(one: dict[str, Any]) -> tuple[int, str, str, str]:
     """(order, compiler, verdict, why) that chips share."""
     how = one["target"].partition(":")[2]
@@ -83,9 +88,8 @@ def main() -> int:
     parser.add_argument("documents", nargs="+", type=Path)
     parser.add_argument("--into", type=Path)
     options = parser.parse_args()
-    text = "\n\n".join(
-        table(json.loads(path.read_text(encoding="utf-8"))) for path in options.documents
-    )
+    made = [table(json.loads(path.read_text(encoding="utf-8"))) for path in options.documents]
+    text = "\n\n".join(made)
     if options.into is None:
         print(text)
         return 0
@@ -94,7 +98,9 @@ def main() -> int:
         print(f"{options.into} lacks the marks {START} and {END}", file=sys.stderr)
         return 2
     before, rest = page.split(START, 1)
-    after = rest.split(END, 1)[1]
+    there, after = rest.split(END, 1)
+    named = {one.splitlines()[0]: one for one in (*_tables(there), *_tables(text))}
+    text = "\n\n".join(named.values())
     options.into.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
     return 0
 

@@ -70,10 +70,10 @@ def test_a_chip_is_named_like_its_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_chip_loads_and_has_a_twin_or_a_compiler_of_its_own(name: str) -> None:
+def test_a_chip_loads_and_has_a_twin_or_a_compiler_or_says_why_not(name: str) -> None:
     chip = discover().chip(name)
     assert chip.spec == SPECS[name]
-    assert {"twin", "vela", "qnn", "rknn"} & set(chip.targets)
+    assert {"twin", "vela", "qnn", "rknn"} & set(chip.targets) or chip.absent
     assert all(reason.strip() for reason in chip.absent.values())
 
 
