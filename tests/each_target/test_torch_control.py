@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from torch_run import run
 
-from anychip.compilers.xla import XlaTarget
-from anychip.core import CompileOptions
 from anychip.core import origin as origins
 from anychip.frontends.torch import load
-from anychip.frontends.torch.tensors import to_numpy, to_torch
-
-
-def run(module, *inputs):
-    executable = XlaTarget().compile(module, CompileOptions())
-    return [to_torch(np.asarray(r)) for r in executable.run(*map(to_numpy, inputs))]
 
 
 class Cond(torch.nn.Module):

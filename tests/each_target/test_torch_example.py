@@ -3,20 +3,14 @@ all."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch_run import run
 
 from anychip.compilers.xla import XlaTarget
-from anychip.core import CompileOptions, Module, UnsupportedError
+from anychip.core import UnsupportedError
 from anychip.frontends.torch import load, optimize
-from anychip.frontends.torch.tensors import to_numpy, to_torch
-
-
-def run(module: Module, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    executable = XlaTarget().compile(module, CompileOptions())
-    return [to_torch(np.asarray(r)) for r in executable.run(*map(to_numpy, inputs))]
 
 
 def test_a_branch_on_data_can_follow_the_example_and_says_when_it_would_not():

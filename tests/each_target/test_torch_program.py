@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch_run import run
 
-from anychip.compilers.xla import XlaTarget
-from anychip.core import CompileOptions, InputError, Module, UnsupportedError, UsageError
+from anychip.core import InputError, UnsupportedError, UsageError
 from anychip.core import origin as origins
 from anychip.frontends.torch import load
-from anychip.frontends.torch.tensors import to_numpy, to_torch
-
-
-def run(module: Module, *inputs: torch.Tensor) -> list[torch.Tensor]:
-    executable = XlaTarget().compile(module, CompileOptions())
-    return [to_torch(np.asarray(r)) for r in executable.run(*map(to_numpy, inputs))]
 
 
 class Tied(nn.Module):

@@ -29,8 +29,8 @@ def stages(entry: Entry, targets: Sequence[str], row: Row) -> Iterator[str]:
     )
     random = np.random.default_rng(0)
     _spread(model, random)
-    _settle(model, random.standard_normal((16, size, size, 3)).astype(np.float32))
-    image = random.standard_normal((1, size, size, 3)).astype(np.float32)
+    _settle(model, _images(random, 16, size))
+    image = _images(random, 1, size)
     yield "reference"
     wanted = np.asarray(model(image, training=False))
     if not np.isfinite(wanted).all() or wanted.std() < 1e-3 * np.abs(wanted).max():
@@ -55,6 +55,15 @@ def _spread(model: Any, random: np.random.Generator) -> None:
             weight.assign(random.standard_normal(weight.shape) * 0.1)
         elif weight.path.endswith("gamma"):
             weight.assign(random.uniform(0.7, 1.3, weight.shape))
+
+
+def _images(random: np.random.Generator, count: int, size: int) -> np.ndarray:
+    """Coarse patterns of several strengths under fine noise. Noise alone looks all the same to a
+    deep network: batch norms would blow up what little differs, and rounding with it."""
+    coarse = random.standard_normal((count, 4, 4, 3)).repeat(size // 4, 1).repeat(size // 4, 2)
+    fine = random.standard_normal((count, size, size, 3))
+    strength = random.uniform(0.3, 2, (count, 1, 1, 3))
+    return ((coarse + 0.3 * fine) * strength).astype(np.float32)
 
 
 def _settle(model: Any, images: np.ndarray) -> None:
