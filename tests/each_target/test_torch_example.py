@@ -3,6 +3,10 @@ all."""
 
 from __future__ import annotations
 
+import operator
+
+import jax
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +15,8 @@ from torch_run import run
 from anychip.compilers.xla import XlaTarget
 from anychip.core import UnsupportedError
 from anychip.frontends.torch import load, optimize
+from anychip.frontends.torch.graph import Evaluation, evaluate
+from anychip.frontends.torch.table import table
 
 
 def test_a_branch_on_data_can_follow_the_example_and_says_when_it_would_not():
@@ -96,3 +102,16 @@ def test_an_optimized_model_follows_a_number_that_its_owner_changes():
         for stride in (4, 5):
             model.stride.fill_(stride)
             torch.testing.assert_close(compiled(torch.ones(6)), model(torch.ones(6)))
+
+
+@pytest.mark.parametrize("target", [operator.index, torch.ops.aten.repeat.default])
+def test_a_size_computed_from_data_is_a_row_of_the_report(target):
+    graph = torch.fx.Graph()
+    x, n = graph.placeholder("x"), graph.placeholder("n")
+    arguments = (n,) if target is operator.index else (x, [n])
+    graph.output((graph.call_function(target, arguments),))
+    state = Evaluation(table())
+    module = torch.fx.GraphModule({}, graph)
+    with pytest.raises(UnsupportedError, match=r"computed from data.*follow_example") as caught:
+        jax.eval_shape(lambda *a: evaluate(state, module, a), np.ones(3, np.float32), np.int32(2))
+    assert len(caught.value.report) == 1

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,6 +34,13 @@ _BY_MEMORY = (
     "aten.as_strided_scatter.default",
     "aten.sym_storage_offset.default",
     "aten.sym_stride.int",
+)
+
+# what JAX raises where a number has to be known while tracing
+_OF_DATA = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
 )
 
 
@@ -90,7 +97,8 @@ class Evaluation:
             if not is_known_function(node.target):
                 return self._stand_in(node.meta.get("val"))  # unsupported.missing has a row for it
             fn = PYTHON.get(node.target, node.target)
-            return fn(*args, **kwargs)
+            label = getattr(node.target, "__name__", str(node.target))
+            return self._noted(label, node, origin_of(node), lambda: fn(*args, **kwargs))
         origin = origin_of(node)
         layer = origin.layer
         if inside and (layer == inside or layer.startswith(inside + ".")):
@@ -113,22 +121,29 @@ class Evaluation:
         return value
 
     def _apply(self, name: str, node: fx.Node, args: Any, kwargs: Any, origin: Origin) -> Any:
-        expected = node.meta.get("val")
-        try:
+        def result() -> Any:
+            more: dict[str, Any] = {}
             if name in _BY_MEMORY:
                 laid_out = node.all_input_nodes[0].meta["val"]
-                kwargs |= {"memory": memory_order(laid_out), "start": memory_start(laid_out)}
-            out = self.rules[name](*args, **kwargs)
-            _check(name, out, expected)
+                more = {"memory": memory_order(laid_out), "start": memory_start(laid_out)}
+            out = self.rules[name](*args, **kwargs, **more)
+            _check(name, out, node.meta.get("val"))
             return out
+
+        return self._noted(name, node, origin, result)
+
+    def _noted(self, name: str, node: fx.Node, origin: Origin, result: Callable[[], Any]) -> Any:
+        """The result; where there is none a row of the report says why, and zeros stand for it."""
+        try:
+            return result()
         except _Unknown:  # what failed in a branch or loop body has its own row
-            return self._stand_in(expected)
-        except Exception as error:  # whatever a rule raises becomes one row of the report
+            pass
+        except Exception as error:  # whatever a rule raises
             why = str(error) if isinstance(error, UnsupportedError) else _told(error)
             row = OpCoverage(op=name, fate="unsupported", origin=origin, why=why)
             self.failures.append(row)
             self.causes.append(error)
-            return self._stand_in(expected)
+        return self._stand_in(node.meta.get("val"))
 
     def _stand_in(self, expected: Any) -> Any:
         """Zeros like what torch expects of a failed op, where their sizes are known."""
@@ -222,6 +237,11 @@ def _tupled(value: Any) -> Any:
 
 
 def _told(error: Exception) -> str:
+    if isinstance(error, _OF_DATA):
+        return (
+            "a number that decides a size or a branch is computed from data; pass it as a "
+            "constant, or load with follow_example=True where it is always the example's"
+        )
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
