@@ -1,11 +1,12 @@
 """The cpu twin against this machine: kernels and whole models through cpu:xla, predicted and timed.
 
-    python bench/cpu_twin.py [--kernels-only] [--rounds 3] [--json out.json] [--markdown t.md]
+    python bench/cpu_twin.py [--kernels-only] [--rounds 3] [--again] [--json out.json]
 
 A time is the least of repeated runs, as the host's own figures are the best seen: other programs
 only ever slow a run down. What share of the CPUs they took, and the medians, stand beside. The
 parameters are the micro-benchmarks of chips/cpu, taken in turn with the runs; no kernel or model
-here is among them. Three to four minutes.
+here is among them. Two to four minutes. `--again` holds the model as it is now against the times
+and benchmarks that are kept.
 """
 
 from __future__ import annotations
@@ -195,28 +196,11 @@ def twin_s(module: Module, spec: ChipSpec) -> float:
     return simulate(Table.of(lower(module)), machine(spec)).seconds
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Every kernel and model as a line of Markdown."""
-    lines = ["| kernel or model | measured ms | twin ms | error |", "|---|---|---|---|"]
-    lines += [
-        f"| {row['name']} | {row['measured_s'] * 1e3:.3f} | {row['twin_s'] * 1e3:.3f} "
-        f"| {row['error']:+.0%} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    from anychip.chips.cpu.host import host_spec
+def timed_here(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[float]], float]:
+    """(a row for each kernel and model, the benchmarks' samples, others' share of the CPUs)."""
     from anychip.chips.cpu.measure import measure
     from anychip.chips.cpu.system import cpu_seconds, others_share, this_host
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kernels-only", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, default=RESULTS / "cpu-twin.json")
-    parser.add_argument("--markdown", type=Path, help="write the table for docs there too")
-    given = parser.parse_args()
     asked = [("kernel", n, m, {}) for n, m in kernels()]
     if not given.kernels_only:
         asked += [("model", n, m, r) for n, m, r in models()]
@@ -229,47 +213,68 @@ def main() -> None:
             samples.setdefault(name, []).extend(values)
         for one in timed:
             one.round()
-    others = others_share(before, cpu_seconds())
-    with tempfile.TemporaryDirectory() as home:
-        spec = host_spec(Path(home), host=host, measure=lambda _: (samples, others))
-    rows: list[dict[str, Any]] = []
-    for (kind, name, module, _), one in zip(asked, timed, strict=True):
-        measured, predicted = min(one.seconds), twin_s(module, spec)
-        rows.append(
-            {
-                "kind": kind,
-                "name": name,
-                "measured_s": measured,
-                "median_s": statistics.median(one.seconds),
-                "samples": len(one.seconds),
-                "twin_s": predicted,
-                "error": predicted / measured - 1,
+    rows = {
+        name: {
+            "kind": kind,
+            "name": name,
+            "measured_s": min(one.seconds),
+            "median_s": statistics.median(one.seconds),
+            "samples": len(one.seconds),
+        }
+        for (kind, name, _, _), one in zip(asked, timed, strict=True)
+    }
+    return rows, samples, others_share(before, cpu_seconds())
+
+
+def main() -> None:
+    from anychip.chips.cpu.host import host_spec
+    from anychip.chips.cpu.system import this_host
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kernels-only", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--again", action="store_true", help="predict anew what is kept in --json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "cpu-twin.json")
+    given = parser.parse_args()
+    if given.again:
+        kept = json.loads(given.json.read_text(encoding="utf-8"))
+        rows = {row["name"]: row for row in kept["rows"]}
+        seen, others, title = kept["benchmarks"], kept["others"], kept["machine"]
+    else:
+        rows, samples, others = timed_here(given)
+        title = ""
+        seen = {
+            name: {
+                "least": min(some),
+                "median": statistics.median(some),
+                "most": max(some),
+                "samples": len(some),
             }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    summary: dict[str, Any] = {"machine": spec.title, "others": others}
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        errors = sorted(abs(row["error"]) for row in rows if row["kind"] == kind)
+            for name, some in samples.items()
+        }
+    ends = {name: [one["least"], one["median"], one["most"]] for name, one in seen.items()}
+    with tempfile.TemporaryDirectory() as home:
+        spec = host_spec(Path(home), host=this_host(), measure=lambda _: (ends, others))
+    modules = {name: module for name, module in kernels()}
+    modules |= {name: module for name, module, _ in models()}
+    for name, row in rows.items():
+        predicted = twin_s(modules[name], spec)
+        row |= {"twin_s": predicted, "error": predicted / row["measured_s"] - 1}
+        print(json.dumps(row), flush=True)
+    summary: dict[str, Any] = {"machine": title or spec.title, "others": others}
+    for kind in dict.fromkeys(row["kind"] for row in rows.values()):
+        errors = sorted(abs(row["error"]) for row in rows.values() if row["kind"] == kind)
         summary[kind] = {
             "n": len(errors),
             "median_abs_error": statistics.median(errors),
             "p90_abs_error": errors[int(0.9 * (len(errors) - 1))],
         }
     print(json.dumps(summary))
-    seen = {
-        name: {
-            "least": min(some),
-            "median": statistics.median(some),
-            "most": max(some),
-            "samples": len(some),
-        }
-        for name, some in samples.items()
-    }
-    parts = {**summary, "rows": rows, "benchmarks": seen}
-    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(part)}" for key, part in parts.items())
-    given.json.write_text(f"{{{lines}}}\n", encoding="utf-8")
-    if given.markdown:
-        given.markdown.write_text(table(rows), encoding="utf-8")
+    lines = ",\n ".join(json.dumps(row) for row in rows.values())
+    parts = [f"{json.dumps(key)}: {json.dumps(part)}" for key, part in summary.items()]
+    parts += [f'"rows": [\n {lines}]', f'"benchmarks": {json.dumps(seen)}']
+    text = ",\n".join(parts)
+    given.json.write_text(f"{{{text}}}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,9 @@ def main() -> None:
             "machine_model": figures([row["machine_model_error"] for row in some]),
         }
     print(json.dumps(summary, indent=1))
-    args.output.write_text(json.dumps({"summary": summary, "rows": rows}, indent=1))
+    lines = ",\n ".join(json.dumps(row) for row in rows)
+    text = f'{{"summary": {json.dumps(summary)},\n"rows": [\n {lines}]}}\n'
+    args.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ DOCS = (
     "docs/native.md",
     "docs/host-targets.md",
     "docs/twins/cpu.md",
+    "docs/twins/simt.md",
     "docs/twins/validation.md",
 )
 
@@ -198,6 +199,23 @@ def models(report: dict[str, Any]) -> str:
     return f"{told}\n\n{_table(head, rows)}"
 
 
+def gpu_steps(report: dict[str, Any]) -> str:
+    """Closed form and machine model on whole steps: median and 90th percentile, and the bias."""
+    rows = [
+        (
+            metric,
+            str(one["n"]),
+            *(
+                f"{one[how]['median_abs_error']:.0%} / {one[how]['p90_abs_error']:.0%} "
+                f"({one[how]['median_error']:+.0%})"
+                for how in ("closed_form", "machine_model")
+            ),
+        )
+        for metric, one in report["summary"].items()
+    ]
+    return _table("metric|rows|closed form|machine model", rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu-models": ("cpu-models.json", models),
     "llm": ("llm.json", llm),
@@ -208,6 +226,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "kv": ("engine-kv.json", kv),
     "validated": ("left-out.json", validated),
     "beside": ("left-out.json", beside),
+    "gpu-steps": ("gpu-steps.json", gpu_steps),
     "cpu-twin": ("cpu-twin.json", cpu_twin),
 }
 """The name in the docs: the file of bench/results, and what makes a table of it."""

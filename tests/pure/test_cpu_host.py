@@ -37,6 +37,7 @@ SAMPLES = {
     "kernel_small_s": [1e-6, 2e-6, 2e-6],
     "kernel_s": [4e-6, 5e-6, 9e-6],
     "step_s": [3e-5, 4e-5, 4e-5],
+    "call_s": [5e-6, 6e-6, 9e-6],
 }
 
 

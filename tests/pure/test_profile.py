@@ -78,6 +78,20 @@ def test_an_overview_has_a_row_for_each_place_and_none_for_one():
     assert overview(Trace("measured", "cpu:xla", trace().spans[:2]), "One") == ""
 
 
+def test_an_overview_asks_for_the_length_of_a_trace_once(monkeypatch):
+    asked: list[int] = []
+    length = Trace.seconds.fget
+    assert length is not None
+
+    def counted(self: Trace) -> float:
+        asked.append(1)
+        return length(self)
+
+    monkeypatch.setattr(Trace, "seconds", property(counted))
+    overview(trace(40), "All")
+    assert len(asked) == 1
+
+
 def test_a_floor_plan_names_every_part():
     parts = [(f"layers.{i}", i // 8, 1e8 * (1 + i % 3)) for i in range(16)]
     svg = floor_plan(plan(parts, 200, 150, 1e6), 200, 150, 1e6, "Floor")

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from anychip.core import Chip, CompileOptions, Fact, discover
+from anychip.core import Chip, CompileOptions, Fact, Origin, discover
 from anychip.frontends.llm import PRECISIONS
 from anychip.twin import lower, twin
-from anychip.twin.lowered import Amounts, Kernel, Table
+from anychip.twin.lowered import Amounts, Kernel, Lowered, Table
 from anychip.twin.machine import Machine, machine
 from anychip.twin.products import product
 from anychip.twin.shard import ONE_CHIP, Shards, portion
@@ -29,6 +29,9 @@ def chip(request, hand_chip) -> Machine:
         "convolution_flops_per_s": _fact(1e13),
         "transcendentals_per_s": _fact(1e12),
         "fresh_write_bytes_per_s": _fact(1e11),
+        "rows_64_flops_per_s": _fact(5e13),
+        "call_s": _fact(1e-5),
+        "argument_s": _fact(1e-7),
     }
     rates = {"f32": _fact(1e14), "bf16": _fact(1e14)}
     return machine(hand_chip(family="cpu", about=about, matmul_flops_per_s=rates))
@@ -94,6 +97,73 @@ def test_stages_hand_their_results_on_over_the_link(small_model, name):
     slower = simulate(_table(small_model, length=4), farther, Shards(1, 2))
     # Next to all of it: the weights of the second stage are fetched meanwhile.
     assert 0.9e-3 < slower.seconds - made.seconds <= 1e-3 * (1 + 1e-9)
+
+
+CPU = {
+    "convolution_flops_per_s": 1e11,
+    "transcendentals_per_s": 2e9,
+    "fresh_write_bytes_per_s": 4e9,
+    "rows_64_flops_per_s": 2e11,
+    "call_s": 8e-6,
+    "argument_s": 1e-7,
+}
+
+
+def _on_host(hand_chip, *kernels: Kernel) -> float:
+    """Seconds of these kernels, one after another, on a host of round rates."""
+    about = {name: _fact(value) for name, value in CPU.items()}
+    rates = {"f32": _fact(3e11)}
+    one = machine(
+        hand_chip(family="cpu", about=about, matmul_flops_per_s=rates, per_kernel_s=_fact(0.0))
+    )
+    lowered = Lowered(
+        name="by hand",
+        blocks=(kernels,),
+        schedule=((0, Origin()),),
+        layers=0,
+        weight_bytes=sum(k.amounts.weight_bytes for k in kernels),
+        state_bytes=0.0,
+        arguments=10,
+    )
+    return simulate(Table.of(lowered), one).seconds - 8e-6 - 10e-7
+
+
+def _dense(rows: int, inner: int, columns: int, *more: str) -> Kernel:
+    return Kernel(
+        name="dot",
+        unit="matmul",
+        amounts=Amounts(
+            flops=2.0 * rows * inner * columns,
+            weight_bytes=4.0 * inner * columns,
+            read_bytes=4.0 * rows * inner,
+            written_bytes=4.0 * rows * columns,
+        ),
+        formats=("f32",),
+        stored="f32",
+        dots=((inner, columns),),
+        ops=("stablehlo.dot_general", *more),
+    )
+
+
+def test_the_benchmark_of_64_rows_comes_out_as_it_was_measured(hand_chip):
+    made = _on_host(hand_chip, _dense(64, 2048, 2048))
+    assert made == pytest.approx(2 * 64 * 2048 * 2048 / CPU["rows_64_flops_per_s"], rel=0.1)
+
+
+def test_few_rows_are_not_packed_and_what_follows_a_product_reads_it_again(hand_chip):
+    one, four, many = (_on_host(hand_chip, _dense(rows, 1024, 1024)) for rows in (1, 4, 16))
+    assert four < 1.1 * one < many
+    followed = _on_host(hand_chip, _dense(16, 1024, 1024, "stablehlo.tanh"))
+    assert followed > many
+
+
+def test_a_second_large_result_finds_room_where_the_first_is_over(hand_chip):
+    size = 64e6
+    moving = Amounts(read_bytes=size, written_bytes=size)
+    kernel = Kernel(name="add", unit="vector", amounts=moving, ops=("stablehlo.add",))
+    once, twice = _on_host(hand_chip, kernel), _on_host(hand_chip, kernel, kernel)
+    assert once > size / CPU["fresh_write_bytes_per_s"]
+    assert twice - once < once / 2
 
 
 def test_equal_questions_have_equal_traces(chip, small_model):

@@ -91,7 +91,8 @@ def _print_summary(document: Mapping[str, Any]) -> None:
     for one in document["not_expressible"]:
         reasons[one["why"]] = reasons.get(one["why"], 0) + 1
     left = len(document["not_expressible"])
-    console.print(f"{len(document['rows'])} rows predicted, {left} cannot be expressed:")
+    ends = ":" if left else ""
+    console.print(f"{len(document['rows'])} rows predicted, {left} cannot be expressed{ends}")
     for why, count in sorted(reasons.items(), key=lambda item: -item[1])[:12]:
         console.print(f"  {count:>3} × {why}", soft_wrap=True)
     if len(reasons) > 12:
@@ -133,7 +134,7 @@ def _print_energy(found: Mapping[str, Any] | None) -> None:
 def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     shown = [
         (
-            one["id"],
+            _short(one["id"].removesuffix(f":{one['metric']}")),
             one["chip"],
             one["metric"],
             f"{one['published']:.4g}",
@@ -145,3 +146,10 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     ]
     names = ("id", "chip", "metric", "published", "predicted", "80 % interval", "error")
     console.print(table("Rows, worst first", names, shown, right=(3, 4, 5, 6)))
+
+
+def _short(id: str, most: int = 34) -> str:
+    """Long names without their middle, so that the columns beside them have room."""
+    if len(id) <= most:
+        return id
+    return f"{id[:8]}…{id[len(id) - most + 9 :]}"

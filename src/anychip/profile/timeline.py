@@ -98,7 +98,8 @@ def overview(trace: Trace, title: str) -> str:
             by_place[place_of(span.resource)].append(span)
     if len(by_place) < 2:
         return ""
-    unit, factor = _unit(trace.seconds)
+    whole = trace.seconds
+    unit, factor = _unit(whole)
     start = min(s.start_s for s in trace.spans)
     high = min(22.0, max(5.0, 620 / len(by_place)))
     every = max(1, round(13 / high + 0.49))
@@ -107,17 +108,17 @@ def overview(trace: Trace, title: str) -> str:
         WIDTH,
         top + high * len(by_place) + 46,
         title,
-        f"{figure(trace.seconds * factor)} {unit} over {len(by_place)} places; the token passes "
+        f"{figure(whole * factor)} {unit} over {len(by_place)} places; the token passes "
         "from each to the next",
     )
     bounds = [b for b in COLOURS if any(s.bound == b for s in trace.spans)]
     sheet.legend(0, 66, [(COLOURS[b], NAMES[b]) for b in bounds])
 
     def x(seconds: float) -> float:
-        return left + (seconds - start) / (trace.seconds or 1.0) * (WIDTH - RIGHT - left)
+        return left + (seconds - start) / (whole or 1.0) * (WIDTH - RIGHT - left)
 
     bottom = top + high * len(by_place)
-    for tick in ticks(0, trace.seconds * factor, 10):
+    for tick in ticks(0, whole * factor, 10):
         at = x(start + tick / factor)
         sheet.line(at, top - 4, at, bottom)
         sheet.text(at, bottom + 18, figure(tick), anchor="middle", colour=SOFT)

@@ -20,12 +20,20 @@ NOTE = (
     "cpu machine model: XLA:CPU's thunks one after another, each the longest of its arithmetic and "
     "its streams; not modelled: other programs, clock changes, how XLA splits a fusion"
 )
-NEEDS = ("convolution_flops_per_s", "transcendentals_per_s", "fresh_write_bytes_per_s")
+NEEDS = (
+    *("convolution_flops_per_s", "transcendentals_per_s", "fresh_write_bytes_per_s"),
+    *("rows_64_flops_per_s", "call_s", "argument_s"),
+)
 FRESH_BYTES = float(32 << 20)
 """From here on malloc asks the system for every array anew (glibc's M_MMAP_THRESHOLD_MAX), and
 writing it takes a page fault for each of its pages."""
+NUMBER_BYTES = 4.0
+"""Of an f32 number, as that benchmark's are."""
 ROWS = 64.0
-"""Rows of the benchmark that the cost of packing is read off (`matmul_efficiency`)."""
+"""Rows of the benchmark that the cost of packing is read off (`rows_64_flops_per_s`)."""
+FEW_ROWS = 8.0
+"""Products of fewer rows read the weights where they lie. Measured with 1024 x 1024: 4 rows take
+the time of one, 16 that of packing."""
 
 
 def program(task: Task) -> Program:
@@ -36,17 +44,20 @@ def program(task: Task) -> Program:
         blocks=tuple(blocks),
         runs=tuple(Run(at[rows], tag=caller) for rows, caller in task.table.order),
         note=NOTE,
-        before_s=task.machine.per_step_s,
+        before_s=task.machine.detail("call_s")
+        + task.machine.detail("argument_s") * task.table.arguments,
     )
 
 
 def _block(task: Task, rows: range) -> Block:
     chain = Chain()
+    room = 0.0  # the largest array of the step so far, which later ones may have once it is read
     for row in rows:
         kernel = task.table.kernels[row]
         part = task.part
         product_s, vector_s = _product_s(task, row, kernel), _vector_s(task, row)
-        stream = _stream_s(task, row)
+        stream = _stream_s(task, row, room)
+        room = max(room, kernel.amounts.written_bytes)
         # Packing reads the weights before the first multiply; vector loops stream as they go.
         seconds = product_s + max(vector_s, stream)
         arithmetic = product_s + vector_s
@@ -91,21 +102,22 @@ def _product_s(task: Task, row: int, kernel: Kernel) -> float:
     if any(op == "stablehlo.convolution" for op in kernel.ops):
         return flops / min(peak, one.detail("convolution_flops_per_s"))
     shape = product(kernel)
-    if shape.m <= 1:
-        return 0.0  # a matrix-vector product is its stream
+    if shape.m < FEW_ROWS:
+        return 0.0  # its stream is longer
     return flops / peak + _pack_s(one, shape, peak)
 
 
 def _pack_s(one: Machine, shape: Product, peak: float) -> float:
-    """From the benchmark of ROWS rows, t = 2 ROWS k n / peak + k n p: p = 2 ROWS / peak (1/e - 1),
-    where e is that benchmark's rate over the peak."""
-    efficiency = one.matmul_flops_per_s["f32"] / one.peak_flops_per_s["f32"]
-    each = 2 * ROWS / peak * (1 / efficiency - 1)
+    """From the benchmark of ROWS rows: t = 2 ROWS k n / peak + k n p, and k n numbers read."""
+    whole = 2 * ROWS / one.detail("rows_64_flops_per_s")
+    apart = 2 * ROWS / one.peak_flops_per_s["f32"] + NUMBER_BYTES / one.peak_bytes_per_s[-1]
+    each = max(whole - apart, 0.0) * one.peak_flops_per_s["f32"] / peak
     return shape.k * shape.n * shape.count * each
 
 
-def _stream_s(task: Task, row: int) -> float:
-    """Weights and state from where they lie, activations from the last cache as far as they fit."""
+def _stream_s(task: Task, row: int, room: float) -> float:
+    """Weights and state from where they lie, activations from the last cache as far as they fit; a
+    large result beyond the `room` of one before it is new memory."""
     one, part = task.machine, task.part
     held = float(part.weight_bytes[row] + part.state_bytes[row])
     moved = float(part.activation_bytes[row])
@@ -116,6 +128,17 @@ def _stream_s(task: Task, row: int) -> float:
     near = fast if resident else slow
     fits = moved <= cache.capacity_bytes / 2
     written = task.table.kernels[row].amounts.written_bytes
-    fresh = written if written >= FRESH_BYTES else 0.0
+    fresh = max(written - room, 0.0) if written >= FRESH_BYTES else 0.0
+    # A store reads its line first, but for memory the system has just filled.
+    moved += written - fresh + _apart_bytes(task.table.kernels[row])
     rate = fast if fits else slow
     return held / near + (moved - fresh) / rate + fresh / one.detail("fresh_write_bytes_per_s")
+
+
+def _apart_bytes(kernel: Kernel) -> float:
+    """XLA:CPU's products are calls of a library: what the lowering fuses with one reads its result
+    again. Written (its lines read first) and read: three times its bytes."""
+    if len(kernel.ops) < 2 or not kernel.dots:
+        return 0.0
+    rows = product(kernel).m
+    return 3 * NUMBER_BYTES * rows * sum(columns for _, columns in kernel.dots)

@@ -74,6 +74,7 @@ def lower(module: Module) -> Lowered:
         layers=_layers(blocks, schedule),
         weight_bytes=float(sum(a.nbytes for a in signature.named("weight"))),
         state_bytes=float(sum(a.nbytes for a in signature.named("state"))),
+        arguments=len(signature.arguments),
     )
     whole = sum(k.amounts.weight_bytes * n for k, n in lowered.counted() if not k.is_split)
     return replace(lowered, replicated_weight_bytes=min(whole, lowered.weight_bytes))

@@ -83,7 +83,8 @@ class Lowered:
     `blocks` are runs of kernels; `schedule` says which block runs when and on whose behalf: a model
     of 80 equal layers has one block for the layer and 80 entries. `layers` counts repeated layers.
     `weight_bytes` and `state_bytes` are what the arguments occupy, used or not;
-    `replicated_weight_bytes` is the part that tensor parallelism does not divide.
+    `replicated_weight_bytes` is the part that tensor parallelism does not divide. `arguments` are
+    all of a call's, weights included.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Lowered:
     weight_bytes: float
     state_bytes: float
     replicated_weight_bytes: float = 0.0
+    arguments: int = 0
 
     def counted(self) -> list[tuple[Kernel, int]]:
         """Every kernel with how often it runs, in order of first run."""
@@ -131,6 +133,7 @@ class Table:
     state_bytes: float
     replicated_weight_bytes: float
     order: tuple[tuple[range, Origin], ...]
+    arguments: int = 0
 
     @staticmethod
     def of(lowered: Lowered) -> Table:
@@ -151,6 +154,7 @@ class Table:
             state_bytes=lowered.state_bytes,
             replicated_weight_bytes=lowered.replicated_weight_bytes,
             order=tuple((places[block], caller) for block, caller in lowered.schedule),
+            arguments=lowered.arguments,
         )
 
     @cached_property

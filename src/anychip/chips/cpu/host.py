@@ -134,6 +134,19 @@ def _spec(record: Mapping[str, Any], host: Host) -> ChipSpec:
             confidence=confidence,
         )
 
+    def each(many: str, few: str, more: int, how: str) -> Fact:
+        """What one of so many more costs, by the least of each; the range by the medians."""
+        middle = [sorted(samples[name])[len(samples[name]) // 2] for name in (many, few)]
+        value = max((min(samples[many]) - min(samples[few])) / more, 0.0)
+        typical = max((middle[0] - middle[1]) / more, 0.0)
+        return Fact(
+            value=value,
+            low=min(value, typical),
+            high=max(value, typical),
+            source=where + how,
+            confidence=confidence,
+        )
+
     def only(name: str, how: str) -> Fact | None:
         values = samples.get(name) or [0.0]
         if values[0] <= 0:
@@ -203,6 +216,13 @@ def _spec(record: Mapping[str, Any], host: Host) -> ChipSpec:
             ),
             "fresh_write_bytes_per_s": rate(
                 ["fresh_write_bytes_per_s"], "XLA fill of a new array of 64 MiB"
+            ),
+            "rows_64_flops_per_s": rate(
+                ["rows_64_f32_flops_per_s"], "XLA dot of 64 rows with 2048x2048 in f32, all threads"
+            ),
+            "call_s": cost(["call_s"], "one call of an XLA program with two arguments"),
+            "argument_s": each(
+                "step_s", "call_s", 254, "XLA calls with 256 and with two arguments, one by one"
             ),
             "transcendentals_per_s": rate(["tanh_per_s"], "XLA tanh of 2^20 f32, all threads"),
             "read_1_thread_bytes_per_s": rate(

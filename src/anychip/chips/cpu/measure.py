@@ -89,7 +89,8 @@ def _benchmarks(cache_bytes: int, memory_bytes: int) -> Mapping[str, Bench]:
         "fresh_write_bytes_per_s": lambda: _fill(min(64 << 20, memory_bytes // 8)),
         "kernel_small_s": lambda: _chain(16),
         "kernel_s": lambda: _chain(64),
-        "step_s": _dispatch,
+        "step_s": lambda: _dispatch(256),
+        "call_s": lambda: _dispatch(2),
     }
 
 
@@ -208,10 +209,10 @@ def _chain(size: int, count: int = 64) -> tuple[Callable[[], object], float]:
     return _program("\n".join(lines), [square, square], kind), float(count)
 
 
-def _dispatch() -> tuple[Callable[[], object], float]:
-    """A call of a program that does next to nothing with 256 arguments; (run, calls)."""
+def _dispatch(arguments: int) -> tuple[Callable[[], object], float]:
+    """A call of a program that does next to nothing with its arguments; (run, calls)."""
     text = "  %r = stablehlo.add %a0, %a1 : tensor<16xf32>"
-    arrays = [np.ones(16, np.float32)] * 256
+    arrays = [np.ones(16, np.float32)] * arguments
     return _program(text, arrays, "tensor<16xf32>"), 1.0
 
 
