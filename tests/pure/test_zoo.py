@@ -47,7 +47,7 @@ KINDS = ("works", "refuses", "is wrong", "is broken", "skips", "dies", "hangs", 
 def planted(folder: Path, models: str, name: str = "planted") -> Path:
     (folder / "builder.py").write_text(BUILDER)
     path = folder / f"{name}.toml"
-    path.write_text(f'builder = "builder.py"\nmodels = [{models}]\n')
+    path.write_text(f'builder = "builder.py"\nabout = "made up"\nmodels = [{models}]\n')
     return path
 
 
@@ -93,6 +93,7 @@ def test_every_way_to_fail_is_a_row_and_a_second_run_goes_on(tmp_path):
     assert "passes, although its list says: it never worked" in found["stale"]["error"]
     assert document["summary"][0] == {
         "list": "planted",
+        "about": "made up",
         "listed": 10,
         "models": 10,
         "passed": 1,
@@ -100,6 +101,7 @@ def test_every_way_to_fail_is_a_row_and_a_second_run_goes_on(tmp_path):
         "max_rel_err": 1e-6,
     }
     report = (tmp_path / "out/zoo.md").read_text()
+    assert "| planted | made up | 10 | 10 | 1 | 10.0% | 1.0e-06 |" in report
     assert "| planted/m1 | import | ValueError: no such op / at net/a.py:3<br>more | – |" in report
     assert "| planted/m0 | planted | yes | yes | cpu:xla | yes | yes | 1.0e-06 |" in report
     assert "Every model" not in (tmp_path / "out/summary.md").read_text()

@@ -6,7 +6,6 @@ import json
 import shlex
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -88,8 +87,7 @@ def zoo(
             progress.update(task, advance=1, description=row.model)
     shown = [done[e.key] for e in everything if e.key in done]
     command = shlex.join(["anychip", *sys.argv[1:]])
-    listed = Counter(e.list for e in everything)
-    made = library.document(shown, f"{_now():%Y-%m-%d}", listed) | {"run": str(run.path)}
+    made = library.document(shown, f"{_now():%Y-%m-%d}", everything) | {"run": str(run.path)}
     run.write("zoo.json", made)
     run.write("zoo.md", library.markdown(made, command))
     run.write("summary.md", library.markdown(made, command, with_models=False))

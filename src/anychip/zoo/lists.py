@@ -2,6 +2,7 @@
 
     builder = "builders/zoo_torch.py"    # beside the list; defines stages(entry, targets, row)
     preload = ["zoo_preload"]            # modules the children are forked with, optional
+    about = "at 64 pixels"               # a line for the report, optional
     models = [{ name = "resnet18", size = 64 }, { name = "odd", limit = "why it cannot pass" }]
 
 An entry may take its values from the entry of the same name in another list: `of = "timm"`.
@@ -18,6 +19,8 @@ from typing import Any
 
 from anychip.core import InputError, UsageError, unknown
 
+_KEYS = ("builder", "preload", "about", "models")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -28,6 +31,7 @@ class Entry:
     builder: Path
     preload: tuple[str, ...]
     values: Mapping[str, Any]
+    about: str = ""
 
     @property
     def key(self) -> str:
@@ -70,9 +74,8 @@ def shard(entries: Sequence[Entry], text: str) -> list[Entry]:
 
 def _entries(path: Path) -> list[Entry]:
     content = _content(path)
-    unexpected = sorted(set(content) - {"builder", "preload", "models"})
-    if unexpected:
-        raise unknown("key of a zoo list", unexpected[0], ("builder", "preload", "models"))
+    if unexpected := sorted(set(content) - set(_KEYS)):
+        raise unknown("key of a zoo list", unexpected[0], _KEYS)
     builder = path.parent / str(content.get("builder", ""))
     if not builder.is_file():
         raise InputError(f"no such builder file: {builder}", path=str(path), field="builder")
@@ -81,7 +84,8 @@ def _entries(path: Path) -> list[Entry]:
         base = _base(row, path)
         values = {**base, **row}
         preload = tuple(content.get("preload", ()))
-        found.append(Entry(path.stem, row["name"], builder.resolve(), preload, values))
+        about = str(content.get("about", ""))
+        found.append(Entry(path.stem, row["name"], builder.resolve(), preload, values, about))
     names = [e.name for e in found]
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise InputError(f"{', '.join(twice)} stand here twice", path=str(path), field="models")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from anychip.core import InputError, machine_name
+from anychip.zoo.lists import Entry
 
 Result = Mapping[str, Any]
 
@@ -32,9 +34,11 @@ def stored(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def document(results: Sequence[Result], day: str, listed: Mapping[str, int]) -> dict[str, Any]:
-    """What `zoo.json` holds; `results` is the part others may rely on. `listed`: models a list
-    has, whether they have run yet or not."""
+def document(results: Sequence[Result], day: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    """What `zoo.json` holds; `results` is the part others may rely on. `entries`: the models of
+    the lists, whether they have run yet or not."""
+    listed = Counter(entry.list for entry in entries)
+    about = {entry.list: entry.about for entry in entries}
     lists: dict[str, list[Result]] = {}
     for result in results:
         lists.setdefault(result["model"].split("/")[0], []).append(result)
@@ -45,6 +49,7 @@ def document(results: Sequence[Result], day: str, listed: Mapping[str, int]) -> 
         "summary": [
             {
                 "list": name,
+                "about": about[name],
                 "listed": listed[name],
                 "models": len(rows),
                 "passed": sum(r["error"] is None for r in rows),
@@ -83,14 +88,14 @@ def markdown(made: Mapping[str, Any], command: str, *, with_models: bool = True)
         "framework (largest max |Δ| / max |reference| below 1e-3 in f32, or the list's own bound).",
         f"Reproduce with `{command}`.",
         "",
-        "| list | listed | run | pass | rate | largest error of those that pass |",
-        "|---|---|---|---|---|---|",
+        "| list | what | listed | run | pass | rate | largest error of those that pass |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in made["summary"]:
         rate = f"{row['passed'] / row['models']:.1%}"
         worst = "–" if row["max_rel_err"] is None else f"{row['max_rel_err']:.1e}"
         counts = f"{row['listed']} | {row['models']} | {row['passed']}"
-        lines.append(f"| {row['list']} | {counts} | {rate} | {worst} |")
+        lines.append(f"| {row['list']} | {_cell(row['about'])} | {counts} | {rate} | {worst} |")
     failed = [r for r in made["results"] if r["error"] is not None]
     lines += ["", "## What does not pass", ""]
     if failed:
