@@ -48,7 +48,7 @@ def llm(report: dict[str, Any]) -> str:
             for row in result["rows"]
         ]
         head = "case|cpu:native tok/s|llama.cpp|OpenVINO|× llama.cpp|× OpenVINO"
-        parts.append(_table(f"{head}|share of the read pace|CPUs of others", rows))
+        parts.append(_table(f"{head}|share of the read pace, llama.cpp's|CPUs of others", rows))
     return "\n\n".join(parts)
 
 
@@ -277,7 +277,11 @@ def _spread(ratio: dict[str, float] | None) -> str:
 def _share(row: dict[str, Any]) -> str:
     if "batch" in row["case"] or "ratio_of_bandwidth" not in row:
         return "–"
-    return f"{row['ratio_of_bandwidth']:.2f} of {row['bandwidth_gb_s']:.1f} GB/s"
+    seconds, peer = row["samples_s"], "–"
+    if "llama_cpp" in seconds:
+        pairs = zip(seconds["read"], seconds["llama_cpp"], strict=True)
+        peer = f"{statistics.median(a / b for a, b in pairs):.2f}"
+    return f"{row['ratio_of_bandwidth']:.2f}, {peer} of {row['bandwidth_gb_s']:.1f} GB/s"
 
 
 def _pace(row: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ OWN = {
 }
 CPU = XlaTarget("cpu:xla")
 LIMITS = Limits(pages=24, page_tokens=16, step_tokens=16, sequences=2, context=64)
+LONG = [*range(20, 45)]
 PROMPTS = [[5, 17, 30, 8, 40, 41, 3], [9, 9, 12]]
 
 
@@ -123,8 +124,9 @@ def test_the_module_is_pytorchs_layer_between_its_own_parts(names, tmp_path):
 def answers(model, target, speculation, **options):
     engine = Engine(model, target, LIMITS, speculation=speculation)
     tokens = {}
-    for piece in engine.generate(PROMPTS, max_new=24, **options):
-        tokens.setdefault(piece.request, []).append(piece.token)
+    for prompts in (PROMPTS, [LONG], [LONG]):  # the last finds its first pages computed
+        for piece in engine.generate(prompts, max_new=24, **options):
+            tokens.setdefault(piece.request, []).append(piece.token)
     return tokens, engine
 
 
