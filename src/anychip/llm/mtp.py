@@ -117,12 +117,12 @@ class MTPDrafter:
         self, seen: _Seen, tokens: Sequence[int], hidden: np.ndarray, start: int
     ) -> tuple[np.ndarray, np.ndarray]:
         ids = np.array([tokens], np.int32)
-        step = self._step(len(tokens))
+        step, places = self._step(len(tokens)), np.arange(len(tokens)) + seen.first + start
         logits, after, *seen.state = step.run(
             *seen.state,
             ids,
             hidden[None].astype(np.float32),
-            (np.arange(start, start + len(tokens))[None] > 0).astype(np.float32),
+            (places[None] > 0).astype(np.float32),
             np.array([start], np.int32),
         )
         return np.asarray(logits)[0], np.asarray(after)[0]
