@@ -9,7 +9,15 @@ import pytest
 
 from anychip.mapper.stacks import OWN, SERVING_ERROR, TUNED_ERROR
 from anychip.twin.calibrate import half_width
-from anychip.twin.left_out import DECODE, FIGURES, PREFILL, RARE, LeftOut, left_out
+from anychip.twin.left_out import (
+    DECODE,
+    FIGURES,
+    PREFILL,
+    RARE,
+    WHOLE_STEPS,
+    LeftOut,
+    left_out,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,3 +112,12 @@ def test_our_own_engines_times_are_those_it_was_measured_at():
     kept = json.loads((ROOT / "bench" / "results" / "engine-host.json").read_text())
     assert OWN.host_s == pytest.approx(kept["host_s"], rel=0.02)
     assert OWN.token_s == pytest.approx(kept["token_s"], rel=0.02)
+
+
+def test_what_a_trace_says_of_whole_steps_on_gpus_is_what_was_found():
+    rows = json.loads((ROOT / "bench" / "results" / "gpu-steps.json").read_text())["rows"]
+    errors = np.abs([row["machine_model_error"] for row in rows])
+    count, half, most = WHOLE_STEPS["simt"]
+    assert count == len(errors)
+    assert half == pytest.approx(np.median(errors), abs=0.001)
+    assert most == pytest.approx(np.percentile(errors, 90), abs=0.005)

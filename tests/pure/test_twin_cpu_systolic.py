@@ -99,6 +99,14 @@ def test_stages_hand_their_results_on_over_the_link(small_model, name):
     assert 0.9e-3 < slower.seconds - made.seconds <= 1e-3 * (1 + 1e-9)
 
 
+def test_a_scaled_step_takes_what_one_built_at_that_batch_does(chip, small_model):
+    """Up to attention, whose products stand side by side when built and in one when scaled."""
+    steps = [small_model().decode(batch, 64, PRECISIONS["bf16"]) for batch in (1, 48)]
+    one, many = (Table.of(lower(step)) for step in steps)
+    scaled, built = _run(one.at_batch(48), chip), _run(many, chip)
+    assert scaled.scheduled.seconds == pytest.approx(built.scheduled.seconds, rel=0.05)
+
+
 CPU = {
     "convolution_flops_per_s": 1e11,
     "transcendentals_per_s": 2e9,

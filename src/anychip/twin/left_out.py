@@ -60,3 +60,9 @@ def left_out(family: str, quantity: str) -> LeftOut:
     phase = "prefill" if quantity.startswith("ttft") else "decode"
     known = (PREFILL if phase == "prefill" else DECODE).get(family)
     return known or LeftOut(RARE[phase], FIGURES[phase], "rare")
+
+
+WHOLE_STEPS: Mapping[str, tuple[int, float, float]] = {"simt": (185, 0.113, 0.439)}
+"""Of a machine model that was fitted on single ops only: published whole steps it was held against,
+and the absolute relative error that half and nine tenths of them are within
+(`bench/results/gpu-steps.json`)."""

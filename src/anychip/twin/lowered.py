@@ -186,6 +186,16 @@ class Table:
             state_bytes=self.state_bytes * times,
         )
 
+    def settled(self) -> Table:
+        """This Table with kernels whose amounts are its numbers, as if it had been lowered so."""
+        made = tuple(
+            replace(
+                kernel, amounts=Amounts(**{name: float(self.numbers[name][i]) for name in AMOUNTS})
+            )
+            for i, kernel in enumerate(self.kernels)
+        )
+        return replace(self, kernels=made)
+
     def blend(self, other: Table, share: float) -> Table:
         """The Table `share` of the way from this one to `other` (0 is this one; 2 is as far again).
 

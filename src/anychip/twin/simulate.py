@@ -172,6 +172,7 @@ def simulate(
         if machine.family not in TRACED:
             raise unknown("machine model", machine.family, TRACED)
         model = TRACED[machine.family]
+    table = table.settled()
     task = Task(
         table=table,
         machine=machine,
