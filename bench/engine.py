@@ -19,12 +19,14 @@ import os
 import random
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from llm import Watch
 from llm_engines import Peer
 
 import anychip
@@ -110,8 +112,11 @@ class Bench:
             "tok_s": sum(map(len, got.values())) / seconds,
         }
 
-    def context(self, most: int, llama: str) -> dict[str, Any]:
-        """Tokens a second in windows of a sixteenth of the answer. `llama`: a Python, or none."""
+    def context(
+        self, most: int, llama: str, note: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Tokens a second in windows of a sixteenth of the answer. `llama`: a Python, or none;
+        `note` takes what is known after each window."""
         prompt = prompt_ids(self.model, TEXTS[1])
         whole = self.model.facts.context
         most = min(most, whole - len(prompt))
@@ -123,6 +128,11 @@ class Bench:
             path = pull("smollm2-135m", config.read("home")).path
             peer = Peer(llama, "llm_peer_llama.py", path, self.options.threads or 1)
         sampling, curve = Sampling(temperature=1.0, seed=1), list[dict[str, Any]]()
+        watch = Watch([os.getpid(), *([peer.process] if peer else [])])
+        found: dict[str, Any] = {"tokens": most, "kv_mb": one.kv_bytes / 1e6, "curve": curve}
+        if peer:
+            found["peer"] = peer.version
+        watch.start()
         started = time.perf_counter()
         answer = one.generate([prompt], max_new=most, sampling=sampling, stop=NO_STOP)
         for number, _ in enumerate(answer, 1):
@@ -134,12 +144,12 @@ class Bench:
                 row["llama_cpp_tok_s"] = PEER_STEPS / peer.ask(
                     "grow", whole, row["context"], PEER_STEPS
                 )
-            curve.append(row)
-            print(row, flush=True)
+            curve.append(row | {"others_cpus": watch.share()})
+            print(curve[-1], flush=True)
+            note(found)
+            watch.start()
             started = time.perf_counter()
-        found = {"tokens": most, "kv_mb": one.kv_bytes / 1e6, "curve": curve}
         if peer:
-            found["peer"] = peer.version
             peer.close()
         return found
 
@@ -240,9 +250,14 @@ def main() -> None:
     parser.add_argument("--svg", type=Path, help="write the context curve's picture here")
     arguments = parser.parse_args()
     bench = Bench(arguments.target, arguments.threads)
+
+    def note(found: dict[str, Any]) -> None:
+        if arguments.json:
+            arguments.json.write_text(json.dumps(result | {"context": found}, indent=1))
+
     jobs = {
         "requests": lambda: bench.requests(arguments.requests),
-        "context": lambda: bench.context(arguments.tokens, arguments.llama),
+        "context": lambda: bench.context(arguments.tokens, arguments.llama, note),
         "guess": lambda: bench.guess(arguments.rounds),
         "kv": lambda: bench.kv(arguments.rounds),
     }

@@ -77,13 +77,15 @@ def context(report: dict[str, Any]) -> str:
             _rate(row["tok_s"]),
             _rate(row.get("llama_cpp_tok_s")),
             f"{row['tok_s'] / row['llama_cpp_tok_s']:.2f}" if "llama_cpp_tok_s" in row else "–",
+            f"{row['others_cpus']:.2f}" if "others_cpus" in row else "–",
         )
         for row in found["curve"]
     ]
     told = f"{found['tokens']} tokens in one answer, threads: {report['threads']}, "
     told += f"KV cache of {found['kv_mb']:.0f} MB said before the start"
     peer = f"; {found['peer']} beside it" if "peer" in found else ""
-    return f"{told}{peer}.\n\n{_table('tokens before|cpu:native tok/s|llama.cpp|×', rows)}"
+    head = "tokens before|cpu:native tok/s|llama.cpp|×|CPUs of others"
+    return f"{told}{peer}.\n\n{_table(head, rows)}"
 
 
 def guess(report: dict[str, Any]) -> str:

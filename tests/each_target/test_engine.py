@@ -191,7 +191,7 @@ class Always:
 
 
 def test_a_shared_prefix_is_computed_once(tiny):
-    one = engine(tiny(), Limits(pages=40, page_tokens=4, step_tokens=32, sequences=4, context=48))
+    one = engine(tiny())
     prefix = list(range(20))
     first = answers(one.generate([prefix], max_new=4))[0]
     batches = one.batches
@@ -230,9 +230,8 @@ def test_logprobs_and_penalties_come_through(tiny):
 
 
 def test_a_full_context_ends_an_answer(tiny):
-    limits = Limits(pages=12, page_tokens=4, step_tokens=16, sequences=2, context=8)
-    pieces = list(engine(tiny(), limits).generate([[1, 2, 3]], max_new=40))
-    assert len(pieces) == 6
+    pieces = list(engine(tiny()).generate([[1, 2, 3]], max_new=60))
+    assert len(pieces) == LIMITS.context - 3 + 1
     assert pieces[-1].finish == "context"
 
 
