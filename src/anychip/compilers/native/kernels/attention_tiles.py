@@ -37,8 +37,6 @@ _HIGH = -65536
 _PAIRS = ((4, 6), (4, 7), (5, 6))
 """Registers of left and right parts."""
 _LOG2_E = 1.4426950408889634
-_ROUND = 1.5 * 2.0**23
-"""Added to a small f32, leaves it rounded in the lowest bits."""
 _EXP2 = (1.33813021e-3, 9.66636837e-3, 5.55038117e-2, 2.40223497e-1, 6.93147182e-1, 1.0)
 """2^r within 2.6e-7 of itself for |r| <= 1/2: (2^r - 1) / r at its five Chebyshev nodes."""
 
@@ -319,8 +317,8 @@ class Tiles:
 
 def _power(f: Function, x: Value) -> Value:
     """2^x for x <= 0; nothing below 2^-126."""
-    rounded = x + _ROUND
-    rest = x - (rounded - _ROUND)
+    rounded = x + number.ROUND
+    rest = x - (rounded - number.ROUND)
     made = f.constant(F32V, _EXP2[0])
     for factor in _EXP2[1:]:
         made = f.fma(made, rest, f.constant(F32V, factor))

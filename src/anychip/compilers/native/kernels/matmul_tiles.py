@@ -20,6 +20,7 @@ import llvmlite.ir as llvm
 from anychip.compilers.native.ir import F32, F32V, I8, I32V, Function, Value, vector
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.layout import COLUMNS, BlockLayout
+from anychip.compilers.native.kernels.number import ROUND
 from anychip.compilers.native.kernels.quantize import GROUP, TILED_BLOCK, TILED_TOKENS, depth64
 from anychip.compilers.native.kernels.store import store_tile
 
@@ -203,7 +204,7 @@ def _in_turns(few: list[_Step], many: Sequence[_Step] = ()) -> None:
 def _as_f32(whole: Value) -> Value:
     """i32 below 2^22, which a group's sum is, as f32, exactly: behind the exponent of 2^23. Around
     tile instructions additions have a port to themselves, which conversions have not."""
-    return (whole + 0x4B400000).bits_as(F32V) - 1.5 * 2.0**23
+    return (whole + 0x4B400000).bits_as(F32V) - ROUND
 
 
 @contextmanager

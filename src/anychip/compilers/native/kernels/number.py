@@ -103,13 +103,19 @@ def _kind(element: object, lanes: int) -> object:
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 
 
+ROUND = 1.5 * 2.0**23
+"""Added to a small f32, leaves it rounded in the lowest bits."""
+
+
 def exp(f: Function, x: Value) -> Value:
     """e^x within 2 ulp for -87…88; larger magnitudes give the ends' values.
 
     2^n e^r with |r| <= ln 2 / 2 and Cephes' polynomial for e^r (expf.c, S. Moshier).
     """
     x = f.smaller(f.larger(x, f.constant(x.type, -87.3)), f.constant(x.type, 88.3))
-    n = f.rounded(x * 1.44269504088896341)
+    # The sum's lowest bits are x / ln 2 rounded to a whole number.
+    shifted = f.fma(x, f.constant(x.type, 1.44269504088896341), f.constant(x.type, ROUND))
+    n = shifted - ROUND
     r = f.fma(n, f.constant(x.type, -0.693359375), x)
     r = f.fma(n, f.constant(x.type, 2.12194440e-4), r)
     y = f.constant(x.type, _EXP[0])
@@ -117,7 +123,7 @@ def exp(f: Function, x: Value) -> Value:
         y = f.fma(y, r, f.constant(x.type, factor))
     y = f.fma(y, r * r, r + 1.0)
     whole = vector(I32, x.type.count) if hasattr(x.type, "count") else I32
-    return y * ((n.to(whole) + 127) << 23).bits_as(x.type)
+    return (y.bits_as(whole) + (shifted.bits_as(whole) << 23)).bits_as(x.type)
 
 
 def logistic(f: Function, x: Value) -> Value:

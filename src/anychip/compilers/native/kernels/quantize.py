@@ -135,12 +135,13 @@ class Quantize:
         codes = [f.rounded(part * inverse).to(I32V) for part in (low, high)]
         for index, code in enumerate(codes):
             out.at(16 * index).store(code.to(vector(I8)), align=16)
-        halves = [f.total(code) for code in codes]
-        total = halves[0] + halves[1]
         meta.store(scale)
         if tiled:
+            total = f.total(codes[0] + codes[1])
             meta.at(4 * TILED_TOKENS).store(scale * total.to(scale.type))
             return
+        halves = [f.total(code) for code in codes]
+        total = halves[0] + halves[1]
         meta.at(4).store(scale * total.to(scale.type))
         meta.at(8).store(total * -8)
         meta.at(12).store(total * -128)
