@@ -114,10 +114,12 @@ def test_our_own_engines_times_are_those_it_was_measured_at():
     assert OWN.token_s == pytest.approx(kept["token_s"], rel=0.02)
 
 
-def test_what_a_trace_says_of_whole_steps_on_gpus_is_what_was_found():
-    rows = json.loads((ROOT / "bench" / "results" / "gpu-steps.json").read_text())["rows"]
+@pytest.mark.parametrize("family", WHOLE_STEPS)
+def test_what_a_trace_says_of_whole_steps_is_what_was_found(family):
+    document = json.loads((ROOT / "bench" / "results" / "whole-steps.json").read_text())
+    rows = [row for row in document["rows"] if row["family"] == family]
     errors = np.abs([row["machine_model_error"] for row in rows])
-    count, half, most = WHOLE_STEPS["simt"]
+    count, half, most = WHOLE_STEPS[family]
     assert count == len(errors)
     assert half == pytest.approx(np.median(errors), abs=0.001)
     assert most == pytest.approx(np.percentile(errors, 90), abs=0.005)

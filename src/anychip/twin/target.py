@@ -220,7 +220,7 @@ def _certainty(family: str, is_closed_form: bool = False) -> str:
         count, half, most = WHOLE_STEPS[family]
         return (
             f"of {count} published whole steps, to none of which it was fitted, half are within "
-            f"{half:.0%} and nine in ten within {most:.0%}: bench/gpu_steps.py"
+            f"{half:.0%} and nine in ten within {most:.0%}: bench/whole_steps.py"
         )
     if not is_closed_form and family not in MODELS:
         return "whole steps of this model were not held against published ones"

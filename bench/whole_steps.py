@@ -1,11 +1,11 @@
-"""Whole steps on GPUs: the closed form and the machine model beside published figures.
+"""Whole steps of GPUs and systolic chips: closed form and machine model beside published figures.
 
-    python bench/gpu_steps.py [-o out.json]
+    python bench/whole_steps.py [-o out.json]
 
-Every published figure of one batch in step on a GPU (`anychip validate`'s rows of the closed form)
-is predicted by the closed form and, with the same plan, by the machine model (twin/simt.py),
-neither with a serving stack. The closed form's constants were fitted on such figures, the machine
-model's one on single matmuls. Two minutes.
+Every published figure of one batch in step (`anychip validate`'s rows of the closed form) is
+predicted by the closed form and, with the same plan, by the machine model (twin/simt.py,
+twin/systolic.py), neither with a serving stack. The closed form's constants were fitted on such
+figures, the machine models' on single ops. Three minutes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from anychip.validate.names import CHIPS, Build, lookup, rebuilt
 from anychip.validate.predict import METRICS
 
 RESULTS = Path(__file__).parent / "results"
+FAMILIES = ("simt", "systolic")
 DIRECT = ("tok_s_user", "tpot_mean", "tpot_p50", "ttft", "ttft_p50", "e2e_latency")
 """Metrics that are a prediction's quantity times a factor."""
 
 
-def both(row: Published, predictor: Predictor) -> tuple[float, float, str] | None:
-    """(closed form, machine model, chip) in the row's unit; None where either says nothing."""
+def both(row: Published, predictor: Predictor) -> tuple[float, float, str, str] | None:
+    """(closed form, machine model, chip, family) in the row's unit; None where one says nothing."""
     build = lookup(CHIPS, row.chip)
     if not isinstance(build, Build) or row.metric not in DIRECT or row.stack:
         return None
     spec = rebuilt(predictor.registry.chip(build.chip).spec, build)
-    if spec.family != "simt" or "TTFT probably included" in row.notes:
+    if spec.family not in FAMILIES or "TTFT probably included" in row.notes:
         return None
     try:
         value = predictor.predict(row)
@@ -53,7 +54,7 @@ def both(row: Published, predictor: Predictor) -> tuple[float, float, str] | Non
     made = predict(option.tables, one, option.shards, found.plan.workload, simulated={})
     quantity, factor = METRICS[row.metric]
     again = made.values()[quantity]
-    return None if again is None else (value.value, again * factor, build.chip)
+    return None if again is None else (value.value, again * factor, build.chip, spec.family)
 
 
 def figures(relative: list[float]) -> dict[str, float]:
@@ -67,34 +68,40 @@ def figures(relative: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "gpu-steps.json")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "whole-steps.json")
     args = parser.parse_args()
     predictor = Predictor(discover(), catalogue.model, PRECISIONS)
     rows: list[dict[str, Any]] = []
     for row in read(SHIPPED[0]):
         found = both(row, predictor)
         if found is not None:
-            closed, machined, chip = found
+            closed, machined, chip, family = found
             rows.append(
                 {
                     "id": row.id,
                     "chip": chip,
+                    "family": family,
                     "metric": row.metric,
-                    "closed_form_error": closed / row.value - 1,
-                    "machine_model_error": machined / row.value - 1,
+                    "closed_form_error": round(closed / row.value - 1, 5),
+                    "machine_model_error": round(machined / row.value - 1, 5),
                 }
             )
-    summary: dict[str, Any] = {}
-    for metric in sorted({row["metric"] for row in rows}):
-        some = [row for row in rows if row["metric"] == metric]
-        summary[metric] = {
-            "n": len(some),
-            "closed_form": figures([row["closed_form_error"] for row in some]),
-            "machine_model": figures([row["machine_model_error"] for row in some]),
-        }
+    summary: list[dict[str, Any]] = []
+    for family, metric in sorted({(row["family"], row["metric"]) for row in rows}):
+        some = [row for row in rows if (row["family"], row["metric"]) == (family, metric)]
+        summary.append(
+            {
+                "family": family,
+                "metric": metric,
+                "n": len(some),
+                "closed_form": figures([row["closed_form_error"] for row in some]),
+                "machine_model": figures([row["machine_model_error"] for row in some]),
+            }
+        )
     print(json.dumps(summary, indent=1))
     lines = ",\n ".join(json.dumps(row) for row in rows)
-    text = f'{{"summary": {json.dumps(summary)},\n"rows": [\n {lines}]}}\n'
+    sums = ",\n ".join(json.dumps(one) for one in summary)
+    text = f'{{"summary": [\n {sums}],\n"rows": [\n {lines}]}}\n'
     args.output.write_text(text, encoding="utf-8")
 
 
