@@ -127,3 +127,16 @@ def test_what_the_converter_cannot_make_is_a_verdict_with_its_log(made):
     with pytest.raises(CompileError, match="cannot make odd an int8 TFLite file") as caught:
         target.compile(odd, OPTIONS)
     assert "PopulationCount" in caught.value.log
+
+
+def test_another_ethos_u_takes_the_same_quantised_file(made, network, monkeypatch):
+    kept, executable = made
+
+    def never(*_, **__):
+        raise AssertionError("quantised again")
+
+    monkeypatch.setattr("anychip.compilers.vela.target.child.run", never)
+    other = discover().chip("ethos-u65").target("vela")
+    again = VelaTarget(other.name, other.configuration, kept.cache).compile(network, OPTIONS)
+    assert again.artifacts["model.tflite"] == executable.artifacts["model.tflite"]
+    assert again.artifacts["vela.tflite"] != executable.artifacts["vela.tflite"]
