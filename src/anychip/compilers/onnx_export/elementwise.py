@@ -86,6 +86,35 @@ def _atanh(a: Any, x: str) -> str:
     return a.Mul(a.Mul(a.Sign(x), 0.5), grown)
 
 
+_NEAR = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087)
+_NEAR += (-0.00125372503, -0.00417768164, 0.246640727, 1.50140941)
+_TAIL = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773)
+_TAIL += (-0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
+
+
+def _erf_inv(a: Any, x: str) -> str:
+    """Two polynomials in w = -log(1 - x²), of single precision: Giles 2010, table 5."""
+
+    def polynomial(coefficients: tuple[float, ...], w: str) -> str:
+        first, *rest = coefficients
+        sum_ = a.Add(a.Mul(w, first), rest[0])
+        for one in rest[1:]:
+            sum_ = a.Add(a.Mul(sum_, w), one)
+        return sum_
+
+    w = a.Neg(_log1p(a, a.Neg(a.Mul(x, x))))
+    near = polynomial(_NEAR, a.Sub(w, 2.5))
+    tail = polynomial(_TAIL, a.Sub(a.Sqrt(w), 3.0))
+    made = a.Mul(a.Where(a.Less(w, 5.0), near, tail), x)
+    return a.Where(a.Equal(a.Abs(x), 1.0), a.Mul(x, math.inf), made)
+
+
+def _erf_inverse(g: Graph, op: OpView, x: Tensor) -> Tensor:
+    if x.dtype == "f64":
+        raise UnsupportedError("its polynomials are those of single precision")
+    return _float(_erf_inv, g, op, x)
+
+
 def _own(kind: str, formula: Callable[..., str], g: Graph, op: OpView, x: Tensor) -> Tensor:
     """ONNX's op, which runtimes have in f32 only; a formula in f64."""
     return _float(formula, g, op, x) if x.dtype == "f64" else _plain(kind, g, op, x)
@@ -475,6 +504,7 @@ RULES = {
     "chlo.asinh": partial(_own, "Asinh", _asinh),
     "chlo.acosh": partial(_own, "Acosh", _acosh),
     "chlo.atanh": partial(_own, "Atanh", _atanh),
+    "chlo.erf_inv": _erf_inverse,
     "chlo.erfc": partial(_float, _erfc),
     "chlo.square": _square_any,
     "stablehlo.log_plus_one": partial(_float, _log1p),
