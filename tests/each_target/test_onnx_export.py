@@ -425,3 +425,18 @@ def test_a_bias_joins_its_convolution_unless_others_read_it():
     assert runs_alike(traced(biased, x), x) == {"Conv": 1}
     kinds = runs_alike(traced(read_twice, x), x)
     assert kinds["Add"] == 1, kinds
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_running_products_are_a_few_steps(reverse):
+    import jax
+
+    from anychip.frontends.load import load_any
+
+    x = np.random.default_rng(0).uniform(0.5, 1.5, (3, 13)).astype(np.float32)
+    module = load_any(lambda x: jax.lax.cumprod(x, 1, reverse), (x,), home=None, options={})
+    made = export(module)
+    assert [n.op_type for n in made.model.graph.node].count("Mul") == 4  # 2, 4, 8, 16 neighbours
+    (got,) = discover().target("cpu:onnxruntime").compile(module, CompileOptions()).run(x)
+    want = np.flip(np.cumprod(np.flip(x, 1), 1), 1) if reverse else np.cumprod(x, 1)
+    np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -95,6 +95,7 @@ def _map(g: Graph, op: OpView, *tensors: Tensor, bodies: list[Body]) -> list[Ten
 for _rule in (_while, _branches, _map):
     _rule.takes_bodies = True  # type: ignore[attr-defined]
 
+
 def _first(g: Graph, op: OpView) -> str:
     """Which replica or partition this is: an ONNX model runs alone."""
     return g.constant(0, op.outputs[0].dtype)

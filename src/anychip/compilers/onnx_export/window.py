@@ -33,6 +33,10 @@ def _reduce_window(g: Graph, op: OpView, *tensors: Tensor) -> Any:
     if any(d != 1 for d in a.get("base_dilations") or ones):
         raise UnsupportedError("ONNX's pools have no dilated input")
     initial = g.arrays.get(start.name)
+    if how == "stablehlo.multiply" and x.dtype != "i1":
+        running = _running(x, how, window, strides, dilations, padding)
+        if running is not None and g.scalar(start.name) == 1:
+            return _running_product(g, op, x, *running)
     if how not in _COMBINE:
         raise UnsupportedError("ONNX pools by sum, maximum and minimum only")
     if initial is None or not (initial.reshape(()) == neutral(how, x.dtype)):
@@ -107,6 +111,26 @@ def _reduce_window(g: Graph, op: OpView, *tensors: Tensor) -> Any:
     return name if wide == out.dtype else g.cast(name, out.dtype)
 
 
+def _running_product(g: Graph, op: OpView, x: Tensor, axis: int, backwards: bool) -> str:
+    """Products of 2, 4, 8, … neighbours (Hillis and Steele 1986): few steps, no loop."""
+    wide, size = computing_type(x.dtype), x.shape[axis] or 0
+    name = g.whole(x)
+    name = name if x.dtype == wide else g.cast(name, wide)
+    one, none = g.constant(1, wide), [0] * len(x.shape)
+    reach = 1
+    while reach < size:
+        beside = [reach if d == axis else 0 for d in range(len(x.shape))]
+        if backwards:
+            kept = g.slice(name, [reach], [size], [axis], [1])
+            moved = pad(g, kept, none, beside, one)
+        else:
+            kept = g.slice(name, [0], [size - reach], [axis], [1])
+            moved = pad(g, kept, beside, none, one)
+        name = g.node("Mul", [name, moved])
+        reach *= 2
+    return name if wide == op.outputs[0].dtype else g.cast(name, op.outputs[0].dtype)
+
+
 def _from_elsewhere(g: Graph, op: OpView, x: Tensor, start: Tensor, how: str) -> Tensor:
     """A window that begins at another value than the neutral one, which then takes part once."""
     least = np.asarray(neutral(how, x.dtype)).astype(dtype(x.dtype).numpy)
@@ -132,9 +156,10 @@ def _counts(shape: Any, out: Any, looks: Any) -> np.ndarray:
 def _running(
     x: Tensor, how: str, window: Any, strides: Any, dilations: Any, padding: Any
 ) -> tuple[int, bool] | None:
-    """(axis, backwards) of a running sum: a window over all that came before."""
+    """(axis, backwards) of a running sum or product: a window over all that came before."""
     wide = [d for d, size in enumerate(window) if size != 1]
-    if how != "stablehlo.add" or len(wide) != 1 or set(strides) | set(dilations) != {1}:
+    is_running = how in ("stablehlo.add", "stablehlo.multiply")
+    if not is_running or len(wide) != 1 or set(strides) | set(dilations) != {1}:
         return None
     (axis,) = wide
     size = x.shape[axis]
