@@ -177,7 +177,7 @@ def compiled(
         makers = {k: m for k, m in makers.items() if times.get(k, math.inf) <= NEAR * best}
     # without a folder the choice is made now
     target = AutoTarget(makers, None, target.finest)
-    extra = {"tolerance": str(TOLERANCE[precision]), "seconds": "2" if prepared is None else "4"}
+    extra = {"tolerance": str(TOLERANCE[precision]), "seconds": "3" if prepared is None else "4"}
     return target.compile(module, CompileOptions(extra=extra)), left_out
 
 
@@ -359,9 +359,11 @@ def main() -> int:
                     continue
                 rows.append(row)
                 print(table([row]), flush=True)
+                if not options.prepare:
+                    report(rows, failed, options, say=False)  # what is measured is not lost
     print(f"{len(rows)} rows in {time.perf_counter() - began:.0f} s")
     if rows and not options.prepare:
-        report(rows, failed, options)
+        report(rows, failed, options, say=True)
     return 1 if failed else 0
 
 
@@ -404,7 +406,9 @@ def _key(row: dict[str, Any]) -> tuple[str, int, str]:
     return row["model"], row["batch"], row["precision"]
 
 
-def report(rows: list[dict[str, Any]], failed: list[Any], options: argparse.Namespace) -> None:
+def report(
+    rows: list[dict[str, Any]], failed: list[Any], options: argparse.Namespace, *, say: bool
+) -> None:
     if options.merge:
         rows = merged(rows, options.merge, "rows")
         measured = {_key(row) for row in rows}
@@ -422,7 +426,7 @@ def report(rows: list[dict[str, Any]], failed: list[Any], options: argparse.Name
         "rows": rows,
         "failed": failed,
     }
-    for precision, mean in means.items():
+    for precision, mean in means.items() if say else ():
         print(f"{precision}: geometric mean {mean:.3f}")
     if options.json:
         options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -46,6 +46,7 @@ class Row:
     error: float | None = None
     failure: str = ""
     samples_s: list[float] = field(default_factory=list[float])
+    bests_s: list[float] = field(default_factory=list[float])
     is_finalist: bool = False
 
     @property
@@ -54,9 +55,13 @@ class Row:
 
     @property
     def undisturbed_s(self) -> float:
-        """The lower quartile, by which entrants are ranked: alone, as it will be run, a program
-        meets nobody else's threads, and what disturbs it here only ever makes it slower."""
-        return float(np.quantile(self.samples_s, 0.25))
+        """The median over bursts of each one's best run, by which entrants are ranked: what
+        disturbs a run only makes it slower, and one lucky burst decides nothing."""
+        return statistics.median(self.bests_s)
+
+    def add(self, burst: Sequence[float]) -> None:
+        self.samples_s += burst
+        self.bests_s.append(min(burst))
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,8 @@ def contest(
     """Check each against the reference's results, then time those that agree in turns.
 
     Without a reference (or when it fails) the first that runs takes its place. Three rounds tell
-    who is near the best; those are timed anew in a final of longer bursts, of at least 3 rounds, at
-    most `rounds`, and about `seconds`. Each round begins with another entrant. Raises CompileError
+    who is near the best; those are timed anew in a final of longer bursts, of at least 5 rounds (3
+    of long runs), at most `rounds`, and about `seconds`. Each round begins with another entrant. Raises CompileError
     when none gives the reference's numbers.
     """
     held = [np.array(i) for i in inputs]
@@ -117,17 +122,18 @@ def contest(
     results.clear()
     for turn in range(_HEATS):
         for one in _in_turn(racing, turn):
-            rows[one.name].samples_s += _burst(one, held, _HEAT)
+            rows[one.name].add(_burst(one, held, _HEAT))
         racing = _near_best(racing, rows, _FAR)
     finalists = _near_best(racing, rows, _NEAR)
     if len(finalists) > 1:
+        least = 3 if min(rows[e.name].undisturbed_s for e in finalists) > _LONG_S else 5
         for one in finalists:
-            rows[one.name].samples_s, rows[one.name].is_finalist = [], True
+            rows[one.name] = Row(rows[one.name].error, is_finalist=True)
         start = time.perf_counter()
         for turn in range(rounds):
             for one in _in_turn(finalists, turn):
-                rows[one.name].samples_s += _burst(one, held, _FINAL)
-            if turn >= 2 and time.perf_counter() - start > seconds:
+                rows[one.name].add(_burst(one, held, _FINAL))
+            if turn + 1 >= least and time.perf_counter() - start > seconds:
                 break
     return Outcome(rows, min(finalists, key=lambda e: rows[e.name].undisturbed_s).name)
 
