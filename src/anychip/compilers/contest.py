@@ -96,8 +96,8 @@ def contest(
 
     Without a reference (or when it fails) the first that runs takes its place. Three rounds tell
     who is near the best; those are timed anew in a final of longer bursts, of at least 5 rounds (3
-    of long runs), at most `rounds`, and about `seconds`. Each round begins with another entrant. Raises CompileError
-    when none gives the reference's numbers.
+    of long runs), at most `rounds`, and about `seconds`. Each round begins with another entrant.
+    Raises CompileError when none gives the reference's numbers.
     """
     held = [np.array(i) for i in inputs]
     rows = {e.name: Row() for e in entrants}
