@@ -224,6 +224,12 @@ CASES: dict[str, list[Case]] = {
 
 NAMED: dict[str, list[tuple[Case, dict[str, Any]]]] = {
     "argsort.stable": [((N % 3,), {"stable": True, "dim": 1})],
+    "nonzero_static": [
+        ((B,), {"size": int(B.sum()), "fill_value": 0}),
+        ((B,), {"size": int(B.sum()) + 3}),
+        ((B,), {"size": 2}),
+        ((torch.tensor(1),), {"size": 2}),
+    ],
     "div.Scalar_mode": [((X, 0.7), {"rounding_mode": "floor"})],
     "scatter.reduce": [((X, 1, N.abs() % 4, Y), {"reduce": "multiply"})],
     "scatter.value_reduce": [((X, 1, N.abs() % 4, 2.0), {"reduce": "add"})],

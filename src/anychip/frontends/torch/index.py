@@ -46,8 +46,10 @@ def masked_index(x: Any, mask: Any, indices: Sequence[Any], fill: Any) -> Any:
 
 @RULES("nonzero_static")
 def nonzero_static(x: Any, *, size: int, fill_value: int = -1) -> Any:
+    if not x.ndim:
+        return jnp.zeros((size, 0), jnp.int64)
     places = jnp.nonzero(x, size=size, fill_value=fill_value)
-    return jnp.stack(places, 1).astype(jnp.int64) if places else jnp.zeros((size, 0), jnp.int64)
+    return jnp.stack(places, 1).astype(jnp.int64)
 
 
 @RULES("index_select")
