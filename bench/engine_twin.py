@@ -5,7 +5,8 @@
 
 Users in a closed loop ask the engine and then the simulated one the same. Beside what is simulated
 from the host's closed form stands what is simulated with the steps' measured times: the first is
-the whole prediction, the second the scheduler and the engine's own time alone. A minute or two.
+the whole prediction, the second the scheduler and the engine's own time alone. `others` is the
+share of the CPUs that other programs took: with much of it the first says nothing. Two minutes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import numpy as np
 
 import anychip
+from anychip.chips.cpu.system import cpu_seconds, others_share
 from anychip.core import CompileOptions, LanguageModel, discover, machine_name
 from anychip.frontends.llm import PRECISIONS
 from anychip.llm import Limits, Sampling, Stop
@@ -123,7 +125,9 @@ def main() -> None:
     )
     measured(engine, given)  # compiles the sizes that come up
     engine.steps.seconds.clear()
+    before = cpu_seconds()
     saw, steps = measured(engine, given)
+    others = others_share(before, cpu_seconds())
     placed = deploy(
         model,
         "cpu",
@@ -137,6 +141,7 @@ def main() -> None:
     paces = {"closed form": placed.pace, "measured steps": of_steps(engine, placed.pace)}
     document: dict[str, Any] = {
         "machine": machine_name(),
+        "others": others,
         **{key: str(value) for key, value in vars(given).items() if key != "json"},
         "measured": {**seen(saw), "steps": steps},
     }
