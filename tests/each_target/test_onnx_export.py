@@ -44,6 +44,7 @@ WRITTEN = {
     "shift_right_arithmetic": 10,
     "reduce_window": 3,
     "batch_norm_training": 1,
+    "bitcast_convert": 3,
 }
 """Ops that ONNX has no op of its own for, and how many of their cases are written all the same."""
 

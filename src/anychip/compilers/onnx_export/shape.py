@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anychip.compilers.onnx_export.graph import Graph, Shape, Tensor
-from anychip.core import UnsupportedError, dtype
+from anychip.core import dtype
 from anychip.ops.view import OpView
 
 
@@ -250,15 +250,6 @@ def _dimension_size(g: Graph, op: OpView, x: Tensor) -> Tensor:
     return _tensor(g, op, g.cast(g.node("Gather", [sizes, g.constant(d, "i64")], axis=0), "i32"))
 
 
-def _bitcast(g: Graph, op: OpView, x: Tensor) -> Tensor:
-    if x.dtype == op.outputs[0].dtype:
-        return x
-    pair = {dtype(x.dtype).kind, dtype(op.outputs[0].dtype).kind}
-    if pair == {"int", "uint"} and x.shape == op.outputs[0].shape:
-        return Tensor(g.cast(x.name, op.outputs[0].dtype), x.held, x.shape, op.outputs[0].dtype)
-    raise UnsupportedError("opset 23 reinterprets no bits")
-
-
 RULES = {
     "stablehlo.reshape": _reshape,
     "stablehlo.dynamic_reshape": _dynamic_reshape,
@@ -274,5 +265,4 @@ RULES = {
     "stablehlo.iota": _iota,
     "stablehlo.dynamic_iota": _dynamic_iota,
     "stablehlo.get_dimension_size": _dimension_size,
-    "stablehlo.bitcast_convert": _bitcast,
 }
