@@ -110,7 +110,7 @@ def bench_llm(
         ("prefill", quantity(result["samples"]["prefill_tok_s"], ""), "tok/s"),
         ("read while decoding", f"{result['gb_s']:.2f}", "GB/s"),
         ("read-sum beside it", f"{result['bandwidth_gb_s']:.2f}", "GB/s"),
-        ("ratio", quantity(result["samples"]["ratio"], ""), ""),
+        ("ratio", quantity(result["samples"]["ratio"], ""), "of these two; above 1, caches help"),
         ("energy", f"{j_per_tok:.3g}" if j_per_tok else "–", "J/token" if j_per_tok else why),
     ]
     title = f"{model} on {name}, {held.name}, {threads} threads, batch {batch}, context {context}"
