@@ -13,7 +13,7 @@ from anychip.testing.programs import random_program
 SEEDS = {
     "cpu:native": (0, 3, 5, 9, 24, 32),
     "cpu:onnxruntime": (1, 2, 87),
-    "cpu:openvino": (4, 6, 7),
+    "cpu:openvino": (4, 6, 30),
     "cpu:iree": (8,),
 }
 """Of each target, programs that once went wrong there, and others."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,10 +57,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A Module and, by name, the range [low, high) from which made-up integer inputs are drawn."""
+    """A Module and, by name, the range [low, high) from which made-up integer inputs are drawn.
+
+    `prompt` is, of a decode step with weights, the module that reads so many tokens before it.
+    """
 
     module: Module
     ranges: Mapping[str, tuple[int, int]]
+    prompt: Callable[[int], Module] | None = None
 
 
 def load_module(name: str, choice: Step) -> Loaded:
@@ -98,7 +102,14 @@ def language_step(model: LanguageModel, choice: Step) -> Loaded:
     else:
         raise unknown("step", choice.step, ("decode", "prefill"))
     ranges = {"tokens": (0, model.facts.vocabulary), "start": (start, start + 1)}
-    return Loaded(module.with_weights(model.bind(precision)), ranges)
+    weights = model.bind(precision)
+
+    def prompt(tokens: int) -> Module:
+        read = model.prefill(choice.batch, tokens, choice.context, precision)
+        return read.with_weights(weights)
+
+    is_behind = choice.step == "decode" and not weights.is_shape_only
+    return Loaded(module.with_weights(weights), ranges, prompt if is_behind else None)
 
 
 def precision_of(model: LanguageModel, name: str) -> Precision:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from anychip.cli.model import Loaded, inputs_for
 from anychip.core import (
     AnychipError,
+    Argument,
     CompileError,
     CompileOptions,
     Coverage,
@@ -26,13 +27,17 @@ from anychip.core import (
     SetupError,
     Target,
     UsageError,
+    dtype,
     simulates,
 )
+from anychip.debug import made_up
 from anychip.fallback import Compile
 
 State = Literal["ok", "refused", "missing", "absent"]
 SLOW_STAGES = ("llo_profile",)
 """Endings of stages that take another compile to make; left out when all targets are asked."""
+PROMPT = 32
+"""Tokens that a token step stands behind when its numbers are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +46,9 @@ class Verdict:
 
     `ledger` has the rows that are not native. `state` tells a compiler's no ("refused") from one
     that is not installed ("missing") or not to be had ("absent"); only the first is a verdict on
-    the model. `max_rel_err` is max|Δ| / max|reference| of the worst result. `simulated` says what
-    computed the numbers where that was not the chip; then `rel_err`, ‖Δ‖ / ‖reference‖, is held
-    against `tolerance` instead, for the chip's arithmetic is narrower than the program's types.
+    the model. `max_rel_err` is max|Δ| / max|reference| of the worst result. Where a target's
+    arithmetic is narrower than the program's types, `rel_err`, ‖Δ‖ / ‖reference‖, is held against
+    its `tolerance` instead. `simulated` says what computed the numbers where that was not the chip.
     """
 
     target: str
@@ -82,6 +87,7 @@ class Inquiry:
     asks_all: bool = False
     _shared: dict[tuple[str, bytes], str] = field(default_factory=dict[tuple[str, bytes], str])
     _reference: list[Any] = field(default_factory=list[Any])
+    _state: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def ask(
         self, names: Sequence[str], tell: Callable[[str, bool], None], workers: int = 2
@@ -181,7 +187,7 @@ class Inquiry:
         if self.asks_all and simulated:  # half a hundred twins; ask one by name for its numbers
             return Verdict(**known)
         try:
-            inputs = inputs_for(self.loaded, (), self.seed)
+            inputs = self._inputs()
             results = [_as_numpy(r) for r in executable.run(*inputs)]
         except AnychipError as error:
             return Verdict(**{**known, "error": str(error)})
@@ -207,9 +213,28 @@ class Inquiry:
             self._shared[key] = str(self.folder.write(f"{folder}{stage}", content))
         return self._shared[key]
 
+    def _inputs(self) -> list[Any]:
+        """Made up; but a token step stands behind a prompt that the reference has read. Caches
+        drawn at random are like none that a model makes, and small roundings grow in them."""
+        loaded, read = self.loaded, self.loaded.prompt
+        tokens = min(PROMPT, loaded.ranges["start"][0]) if read is not None else 0
+        if read is None or not tokens:
+            return inputs_for(loaded, (), self.seed)
+        if not self._state:
+            module = read(tokens)
+            starts = {**loaded.ranges, "start": (0, 1)}
+            first = {a.name: _zeros(a) for a in module.signature.named("state")}
+            made = reference(module, made_up(module, self.seed, given=first, ranges=starts))
+            for result, array in zip(module.signature.results, made, strict=True):
+                if result.updates:
+                    self._state[result.updates] = array
+        ranges = {**loaded.ranges, "start": (tokens, tokens + 1)}
+        given = {name: array.copy() for name, array in self._state.items()}
+        return made_up(loaded.module, self.seed, given=given, ranges=ranges)
+
     def _wanted(self) -> list[Any]:
         if not self._reference:
-            inputs = inputs_for(self.loaded, (), self.seed)
+            inputs = self._inputs()
             self._reference.extend(reference(self.loaded.module, inputs))
         return self._reference
 
@@ -217,6 +242,12 @@ class Inquiry:
 def _unsupported(coverage: Coverage) -> str:
     rows = [r for r in coverage.rows if r.fate == "unsupported"]
     return "; ".join(f"{r.op} ×{r.count} at {r.origin}: {r.why}" for r in rows[:5])
+
+
+def _zeros(argument: Argument) -> Any:
+    import numpy as np
+
+    return np.zeros([int(d) for d in argument.shape], dtype(argument.dtype).numpy)
 
 
 def _as_numpy(value: Any) -> Any:

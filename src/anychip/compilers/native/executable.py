@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from anychip.compilers.native import jit
+from anychip.compilers.native.cover import EIGHT_BITS
 from anychip.compilers.native.foreign import Piece
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.pack import Image
@@ -27,6 +28,10 @@ from anychip.compilers.native.plan import (
 from anychip.compilers.native.pool import Pool
 from anychip.compilers.native.step import STAMPS, Context, table
 from anychip.core import Argument, Coverage, Span, Trace, UsageError, Weights, dtype
+
+ROUNDED = 16 / 254
+"""How far results may lie from exact arithmetic, ‖Δ‖ / ‖result‖, where products round activations
+to 8 bits: 16 unit roundoffs (half a step at a group's largest number), as for twins' formats."""
 
 
 class State(np.ndarray):
@@ -73,6 +78,8 @@ class NativeExecutable:
     def __post_init__(self) -> None:
         self.signature = self.plan.signature
         self.coverage = Coverage(self.plan.coverage)
+        is_rounded = any(row.why == EIGHT_BITS for row in self.plan.coverage)
+        self.tolerance = ROUNDED if is_rounded else None
         self._slots = Context(self.plan)
         size = self.plan.shared_bytes + self.plan.threads * self.plan.private_bytes + 64
         self._arena = np.zeros(size, np.uint8)
