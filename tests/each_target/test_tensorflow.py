@@ -107,7 +107,6 @@ def test_a_refusal_in_the_child_is_a_usage_error_naming_the_path(saved_model):
         load_tensorflow(saved_model, [np.zeros((1, 8), "f4")], shapes={"x": (1, 8)})
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
 def test_a_damaged_folder_is_an_input_error_naming_the_path(saved_model, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(saved_model, broken)
@@ -118,6 +117,7 @@ def test_a_damaged_folder_is_an_input_error_naming_the_path(saved_model, tmp_pat
     assert str(broken) in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own
 def test_keras_model_and_its_file_match(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -110,6 +111,19 @@ def test_a_refusal_keeps_its_log_and_equal_stages_are_written_once(tmp_path):
     assert Path(log).read_text() == "line 1\nline 2"
     assert verdicts[0].artifacts == verdicts[2].artifacts
     assert all(Path(path).is_file() for path in verdicts[0].artifacts)
+
+
+def test_two_compilers_at_once_leave_an_equal_stage_once(tmp_path, monkeypatch):
+    write = RunFolder.write
+
+    def slow(self, name, content):
+        if name.endswith("code"):
+            time.sleep(0.2)
+        return write(self, name, content)
+
+    monkeypatch.setattr(RunFolder, "write", slow)
+    one, other = _inquiry(tmp_path, _registry("a", "z")).ask(["c:a", "c:z"], lambda n, d: None)
+    assert one.artifacts == other.artifacts
 
 
 def test_asked_by_name_a_wrong_use_is_an_error(tmp_path):

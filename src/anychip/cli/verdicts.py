@@ -7,6 +7,7 @@ here, and the twins, take turns on the calling thread.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -86,6 +87,7 @@ class Inquiry:
     seed: int = 0
     asks_all: bool = False
     _shared: dict[tuple[str, bytes], str] = field(default_factory=dict[tuple[str, bytes], str])
+    _keeping: threading.Lock = field(default_factory=threading.Lock)
     _reference: list[Any] = field(default_factory=list[Any])
     _state: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -208,10 +210,11 @@ class Inquiry:
         """Write a stage, once for all targets that leave the same; returns its path."""
         raw = content.encode() if isinstance(content, str) else content
         key = (stage, hashlib.sha256(raw).digest())
-        if key not in self._shared:
-            folder = "" if stage == "stablehlo" else f"{target.replace(':', '-')}/"
-            self._shared[key] = str(self.folder.write(f"{folder}{stage}", content))
-        return self._shared[key]
+        with self._keeping:  # compilers of absent chips work side by side
+            if key not in self._shared:
+                folder = "" if stage == "stablehlo" else f"{target.replace(':', '-')}/"
+                self._shared[key] = str(self.folder.write(f"{folder}{stage}", content))
+            return self._shared[key]
 
     def _inputs(self) -> list[Any]:
         """Made up; but a token step stands behind a prompt that the reference has read. Caches
