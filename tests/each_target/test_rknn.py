@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from anychip.compilers import child
 from anychip.compilers.cache import Cache
+from anychip.compilers.rknn.job import build
 from anychip.compilers.rknn.target import Layer, RknnTarget, layers
 from anychip.compilers.toolchains import RKNN
 from anychip.core import Argument, CompileOptions, InputError, Module, UsageError, Weights
@@ -31,6 +33,19 @@ LOG = "\n".join(
     ]
 )
 
+MESSY = """
+from pathlib import Path
+
+class RKNN:
+    def __init__(self, verbose): pass
+    def config(self, target_platform): return 0
+    def load_onnx(self, model): return 0
+    def build(self, do_quantization): return Path("check0_base_optimize.onnx").write_text("") * 0
+    def export_rknn(self, path): return Path(path).write_text("made") * 0
+    def release(self): pass
+"""
+"""A toolkit that writes where it works, as RKNN-Toolkit2 does."""
+
 
 def network(w1, wf, x):
     numbers = ("NCHW", "OIHW", "NCHW")
@@ -53,6 +68,19 @@ def test_the_table_of_layers_is_read():
         Layer("ConvRelu", "NPU", (704, 2304, 2304), "small/Conv_5"),
         Layer("Reshape", "CPU", (0, 0, 0), "MatMul_18_rs"),
     ]
+
+
+def test_what_the_toolkit_leaves_lying_does_not_lie_with_the_user(tmp_path, monkeypatch):
+    work, model, packages = (tmp_path / name for name in ("work", "model", "packages"))
+    for folder in (work, model, packages / "rknn"):
+        folder.mkdir(parents=True)
+    (packages / "rknn" / "__init__.py").touch()
+    (packages / "rknn" / "api.py").write_text(MESSY)
+    monkeypatch.chdir(work)
+    arguments = (str(packages), str(model / "model.onnx"), "rk3588")
+    made = child.run(build, *arguments, timeout_s=60, what="a messy toolkit")
+    assert made["rknn"] == b"made"
+    assert not [*work.iterdir()]
 
 
 @needs_toolkit

@@ -17,9 +17,13 @@ import numpy as np
 
 def build(packages: str, model: str, platform: str, inputs: str = "") -> dict[str, Any]:
     """`rknn` (the compiled file), `log` (with the table of layers), and, where `inputs` names an
-    .npz with arrays in order, `outputs`: an .npz of what the simulator gives for them."""
+    .npz with arrays in order, `outputs`: an .npz of what the simulator gives for them.
+
+    The process goes to the model's folder: the toolkit leaves graphs of its checks where it works.
+    """
     sys.path.insert(0, packages)
     folder = Path(model).parent
+    os.chdir(folder)
     with _log() as written:
         toolkit: Any = import_module("rknn.api").RKNN(verbose=True)
         steps = [
