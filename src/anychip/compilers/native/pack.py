@@ -90,7 +90,7 @@ def load(
     places, size = offsets(entries)
     key = identity(entries, weights, isa) if folder is not None else None
     if folder is None or key is None:
-        memory = _memory(size)
+        memory = buffer(size)
         _fill(np.frombuffer(memory, np.uint8), places, weights)
         return Image(places, memory, "packed in memory: no cache folder, or weights without a file")
     path = folder / f"{key}.packed"
@@ -135,7 +135,7 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
 
 
 def _mapped(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Nodes) -> Any:
-    memory = _memory(size)
+    memory = buffer(size)
     view = memoryview(memory)
     every = [(0, size)] if len(nodes) == 1 else [(at, e.nbytes) for e, at in places.items()]
     shares = numa.spans(every, nodes)
@@ -154,9 +154,15 @@ def _mapped(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Node
     return memory
 
 
-def _memory(size: int) -> Any:
-    """Anonymous memory in huge pages where the system has them: fewer page walks on the way."""
-    memory = mmap.mmap(-1, max(-(-size // _HUGE) * _HUGE, _HUGE))
+def buffer(size: int) -> Any:
+    """Anonymous memory in huge pages where the system has them: fewer page walks on the way.
+
+    Private: shared memory, which mmap makes unless told, has huge pages on few systems.
+    """
+    private = (
+        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    )
+    memory = mmap.mmap(-1, max(-(-size // _HUGE) * _HUGE, _HUGE), **private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
