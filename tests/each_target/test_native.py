@@ -92,7 +92,8 @@ SHAPES = [
     ],
 )
 def test_attention_over_an_updated_cache_is_the_definition(shape, cache, threads):
-    from anychip.ops.composite_attention import _np_cached, _np_update
+    from anychip.ops.composite_cache import np_update
+    from anychip.ops.composite_cached import np_cached
 
     batch, heads, kv_heads, queries, slots, width, start, window, softcap = shape
     state = Argument("k", (batch, kv_heads, slots, width), cache, "state")
@@ -125,13 +126,13 @@ def test_attention_over_an_updated_cache_is_the_definition(shape, cache, threads
     begin = np.array(start, np.int32)
     out, k, v = executable.run(*arrays, begin)
     want = [
-        _np_update(old, new.astype(old.dtype), begin)
+        np_update(old, new.astype(old.dtype), begin)
         for old, new in zip(arrays[:2], arrays[3:5], strict=True)
     ]
     assert (np.asarray(k) == want[0]).all()
     assert (np.asarray(v) == want[1]).all()
     wide = [w.astype(np.float64) for w in want]
-    expected = _np_cached(arrays[2].astype(np.float64), *wide, begin, **keywords)
+    expected = np_cached(arrays[2].astype(np.float64), *wide, begin, **keywords)
     near = 5e-5 if queries >= 16 else 2e-5
     np.testing.assert_allclose(out, expected, rtol=near, atol=near)
 
@@ -147,7 +148,7 @@ PLACES = {
 @pytest.mark.parametrize("isa", ["amx", "avx512vnni"])
 @pytest.mark.parametrize("where", PLACES)
 def test_attention_over_pages_is_the_definition(where, isa):
-    from anychip.ops.composite_paged import _np_paged, _np_update
+    from anychip.ops.composite_paged import _np_paged, np_update
 
     need(isa)
     places = np.array(PLACES[where], np.int32).T.copy()
@@ -183,7 +184,7 @@ def test_attention_over_pages_is_the_definition(where, isa):
     table = random.permutation(14)[:12].reshape(3, 4).astype(np.int32)
     out, k, v = executable.run(*arrays, table, places)
     want = [
-        _np_update(old, new.astype(np.float16), table, places)
+        np_update(old, new.astype(np.float16), table, places)
         for old, new in zip(arrays[:2], arrays[3:5], strict=True)
     ]
     assert (np.asarray(k) == want[0]).all()

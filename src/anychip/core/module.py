@@ -15,7 +15,8 @@ from typing import Any
 from anychip.core import ir
 from anychip.core.errors import InputError, UsageError
 from anychip.core.files import write_atomically
-from anychip.core.signature import Argument, Result, Role, Signature
+from anychip.core.refine import refine
+from anychip.core.signature import Argument, Dim, Result, Role, Signature
 from anychip.core.weights import Weights
 
 _SIGNATURE = "anychip.signature"
@@ -121,11 +122,26 @@ class Module:
             raise UsageError(
                 f"module {self.name} holds only for {' and '.join(broken)}; got {dict(dims)}"
             )
-        if not wanted:
-            return self
-        from anychip.core.refine import refine
+        return self._at(dims) if wanted else self
 
-        return refine(self, dims)
+    def _at(self, dims: Mapping[str, int]) -> Module:
+        def fixed(shape: tuple[Dim, ...]) -> tuple[int, ...]:
+            return tuple(dims[d] if isinstance(d, str) else d for d in shape)
+
+        arguments = tuple(replace(a, shape=fixed(a.shape)) for a in self.signature.arguments)
+        types = [f"tensor<{''.join(f'{d}x' for d in a.shape)}{a.dtype}>" for a in arguments]
+        try:
+            bytecode = refine(self.bytecode, types)
+            results = _sized(bytecode, self.signature.results)
+        except InputError as error:
+            raise InputError(f"module {self.name} at dimensions {dict(dims)}: {error}") from None
+        return Module.from_mlir(
+            bytecode,
+            name=self.name,
+            signature=Signature(arguments, results),
+            weights=self.weights,
+            sources=self.sources,
+        )
 
     def save(self, path: Path) -> None:
         """Write a portable StableHLO artifact (without weights) that later versions can read.
@@ -180,6 +196,20 @@ def function_types(main: Any) -> tuple[list[str], list[str]]:
 
     kind = mlir.FunctionType(mlir.TypeAttr(main.operation.attributes["function_type"]).value)
     return [str(t) for t in kind.inputs], [str(t) for t in kind.results]
+
+
+def _sized(bytecode: bytes, results: tuple[Result, ...]) -> tuple[Result, ...]:
+    """`results` with the sizes that `main` gives them; InputError where one is still dynamic."""
+    with ir.opened(bytecode) as parsed:
+        _, outputs = function_types(find_function(parsed, "main"))
+    found: list[Result] = []
+    for text, result in zip(outputs, results, strict=True):
+        shape, _ = ir.tensor_type(text)
+        sizes = tuple(d for d in shape if d is not None)
+        if len(sizes) < len(shape):
+            raise InputError(f"result {result.name} keeps a dynamic size ({text})")
+        found.append(replace(result, shape=sizes))
+    return tuple(found)
 
 
 def _argument_names(main: Any, count: int) -> list[str]:

@@ -20,7 +20,7 @@ from jax import lax
 
 from anychip.core.blocks import block_format
 from anychip.ops.composite import attributes_of, composite, example
-from anychip.ops.composite_attention import cached_attention
+from anychip.ops.composite_cached import cached_attention
 from anychip.ops.view import OpView
 from anychip.ops.work import Work
 

@@ -9,13 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from anychip.ops.composite import Composite, Example
-from anychip.ops.composite_attention import (
-    attention,
-    cache_update,
-    cached_attention,
-    latent_attention,
-    window_attention,
-)
+from anychip.ops.composite_attention import attention
+from anychip.ops.composite_cache import cache_update
+from anychip.ops.composite_cached import cached_attention, latent_attention, window_attention
 from anychip.ops.composite_matmul import (
     expected_experts,
     grouped_matmul,

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from anychip.core import InputError, Module, Origin, UsageError, dtype
+from anychip.ops.attend import Products
 from anychip.ops.attributes import ConvDims, DotDims
 from anychip.ops.composite import attributes_of
-from anychip.ops.composite_attention import Products
 from anychip.ops.composites import composite_of
 from anychip.ops.interp import evaluate
 from anychip.ops.linear import contract, convolution
@@ -37,7 +37,7 @@ EXACTLY = {"xla_allow_excess_precision": False}
 
 MARK = "round_operand"
 ATTENTION = ("attention", "cached_attention", "window_attention", "latent_attention")
-"""Composites whose products are not all written as dots (see ops.composite_attention)."""
+"""Composites whose products are not all written as dots (see ops.attend)."""
 
 
 class Simulation:
