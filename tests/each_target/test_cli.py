@@ -110,8 +110,39 @@ def test_chips_prints_every_figure_of_a_chip_with_its_source(cli):
 def test_doctor_says_what_works(cli):
     code, out, _ = cli("doctor", "-f", "json")
     assert code == 0
-    states = {f["what"]: f["state"] for f in json.loads(out)["findings"]}
-    assert states["jaxlib"] == "ok"
+    found = {f["what"]: f for f in json.loads(out)["findings"]}
+    assert found["jaxlib"]["state"] == "ok"
+    for package in ("onnxruntime", "openvino"):
+        assert f"cpu:{package}" in found[package]["detail"]
+
+
+def test_doctor_calls_a_compiler_missing_whose_tool_is(monkeypatch, capsys):
+    from anychip.cli import doctor
+
+    real = doctor.version
+
+    def version(package):
+        if package == "iree-base-compiler":
+            raise doctor.PackageNotFoundError
+        return real(package)
+
+    monkeypatch.setattr(doctor, "version", version)
+    doctor.doctor(doctor.Format.json)
+    found = {f["what"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert (found[":iree"]["state"], found[":iree"]["remedy"]) == (
+        "missing",
+        "iree-base-compiler, see above",
+    )
+    assert found[":openvino"]["state"] == "ok"
+
+
+def test_doctor_knows_the_tool_of_every_compiler():
+    from anychip.cli.doctor import TOOLS
+    from anychip.core import discover
+
+    chips = discover().chips
+    hows = {how for name in chips for how in discover().chip(name).targets}
+    assert hows - {"xla", "auto", "twin"} == set(TOOLS)
 
 
 def test_compile_runs_checks_and_leaves_its_artifacts(cli, mlp, tmp_path):

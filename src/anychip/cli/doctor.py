@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -34,11 +36,28 @@ EXTRAS: tuple[tuple[str, str, str], ...] = (
     ("transformers", "torch", "Hugging Face model folders in"),
     ("onnx", "onnx", "ONNX models in"),
     ("tensorflow-cpu", "tensorflow", "TensorFlow and Keras models in"),
+    ("onnxruntime", "onnxruntime", "cpu:onnxruntime, and more choice for cpu:auto"),
+    ("openvino", "openvino", "cpu:openvino, and more choice for cpu:auto"),
     ("llvmlite", "native", "cpu:native, own code for token steps"),
     ("ethos-u-vela", "ethos-u", "compiling for Arm Ethos-U, cycles an operator (with TensorFlow)"),
     ("iree-base-compiler", "iree", "compiling for GPUs, SPIR-V, Metal, Arm and RISC-V"),
     ("iree-base-runtime", "iree", "cpu:iree, and vulkan:iree where a driver is"),
 )
+
+
+TOOLS: Mapping[str, str] = {
+    "iree": "iree-base-compiler",
+    "iree-cpu": "iree-base-compiler",
+    "iree-vulkan": "iree-base-compiler",
+    "native": "llvmlite",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "qnn": "qnn",
+    "rknn": "rknn",
+    "triton": "triton",
+    "vela": "ethos-u-vela",
+}
+"""What each compiler (the `how` of `chip:how`) needs; `auto` takes whatever there is."""
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +67,9 @@ def register(app: typer.Typer) -> None:
 
 def doctor(format: FormatOption = Format.table) -> None:
     """Say what works here, what is missing, and what each missing piece would unlock."""
-    findings = [*_basics(), *_extras(), *_toolchains(), *_chips(), *_threads(), *_settings()]
+    tools = [*_basics(), *_extras(), *_toolchains()]
+    absent = {f.what for f in tools if f.state != "ok"}
+    findings = [*tools, *_chips(), *_compilers(absent), *_threads(), *_settings()]
     if format is Format.json:
         print_json({"findings": [asdict(f) for f in findings]})
     else:
@@ -102,19 +123,11 @@ def _toolchains() -> list[Finding]:
 def _chips() -> list[Finding]:
     registry = discover()
     broken = registry.broken()
-    targets = sorted(
-        f"{name}:{how}"
-        for name in registry.chips
-        if name not in broken
-        for how in registry.chip(name).targets
-        if how != "twin"
-    )
     twins = sum("twin" in registry.chip(n).targets for n in registry.chips if n not in broken)
     return [
         Finding(
             "chips", "ok", f"{len(registry.chips) - len(broken)} installed, {twins} with a twin"
         ),
-        Finding("compilers", "ok", ", ".join(targets) or "none"),
         *(
             Finding(
                 f"chip {name}", "broken", why, f"pip uninstall {registry.owners[name].split()[0]}"
@@ -122,6 +135,30 @@ def _chips() -> list[Finding]:
             for name, why in broken.items()
         ),
     ]
+
+
+def _compilers(absent: set[str]) -> list[Finding]:
+    """A line for each compiler and the tool it needs: the chips it compiles for."""
+    registry = discover()
+    broken = registry.broken()
+    chips: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in sorted(set(registry.chips) - set(broken)):
+        for how in registry.chip(name).targets:
+            if how != "twin":
+                chips[f":{how}", _tool(registry.chip(name).spec.vendor, how)].append(name)
+    return [
+        Finding(how, "missing", f"for {', '.join(names)}", f"{tool}, see above")
+        if tool in absent
+        else Finding(how, "ok", f"for {', '.join(names)}")
+        for (how, tool), names in sorted(chips.items())
+    ]
+
+
+def _tool(vendor: str, how: str) -> str:
+    """The line of this report on which a compiler stands or falls; XLA for the host needs none."""
+    if how == "xla":
+        return {"Google": "libtpu", "NVIDIA": "cuda12"}.get(vendor, "jaxlib")
+    return TOOLS.get(how, "")
 
 
 def _threads() -> list[Finding]:
