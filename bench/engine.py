@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -220,12 +221,14 @@ def chart(curve: list[dict[str, Any]]) -> str:
         'font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>',
         '<text x="50" y="16">tokens a second by tokens before, one sequence</text>',
     ]
-    for i in range(5):
-        (x, bottom), (left, y) = place(wide * i / 4, 0), place(0, tall * i / 4)
+    _, bottom = place(0, 0)
+    for rate in ticks(tall):
+        left, y = place(0, rate)
         parts.append(f'<line x1="{left}" x2="570" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="44" y="{y + 4:.1f}" text-anchor="end">{tall * i / 4:.0f}</text>')
-        label = f"{wide * i / 4:.0f}"
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
+        parts.append(f'<text x="44" y="{y + 4:.1f}" text-anchor="end">{rate}</text>')
+    for context in ticks(wide):
+        x, _ = place(context, 0)
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{context}</text>')
     for key, (name, colour) in lines.items():
         points = [place(row["context"], row[key]) for row in curve if key in row]
         if not points:
@@ -235,6 +238,13 @@ def chart(curve: list[dict[str, Any]]) -> str:
         x, y = points[-1]
         parts.append(f'<text x="{x + 6:.1f}" y="{y + 4:.1f}" fill="{colour}">{name}</text>')
     return "\n".join([*parts, "</svg>\n"])
+
+
+def ticks(most: float) -> range:
+    """Round numbers from 0 to at most `most`, four to ten of them."""
+    power = 10 ** int(math.log10(most / 4))
+    step = max(m * power for m in (1, 2, 5) if m * power <= most / 4)
+    return range(0, int(most) + 1, step)
 
 
 def main() -> None:
