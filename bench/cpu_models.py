@@ -115,7 +115,7 @@ def one(name: str, batch: int, precision: str, options: argparse.Namespace) -> d
     }
     row |= ratio(rounds)
     narrow = evidence["entrants"].get("openvino-bf16") or {}
-    if precision == "bf16" and evidence["chosen"] != "openvino-bf16":
+    if precision == "bf16" and not evidence["chosen"].endswith("-bf16"):
         row["unlike"] = narrow.get("failure") or evidence["not_compiled"].get("openvino-bf16")
     if options.prepare:
         path.write_text(json.dumps(row), encoding="utf-8")

@@ -15,7 +15,7 @@ BUDGETS = {
     "frontends": 14000,
     "profile": 900,
     "passes": 1400,
-    "compilers": 11600,
+    "compilers": 11800,
     "twin": 6000,
     "debug": 600,
     "chips": 900,

@@ -19,6 +19,7 @@ def test_unset_setting_has_its_default(knob):
     [
         ("threads", "3", 3),
         ("child_timeout", "2.5", 2.5),
+        ("huge_pages", "no", False),
         ("runs", "~/results", Path.home() / "results"),
     ],
 )
@@ -35,6 +36,7 @@ def test_setting_is_parsed(name, text, value):
         ("child_timeout", "0"),
         ("child_timeout", "nan"),
         ("child_timeout", "soon"),
+        ("huge_pages", "maybe"),
         ("home", __file__),
     ],
 )

@@ -46,6 +46,12 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError("it must be yes or no")
+    return text == "yes"
+
+
 def size_in_bytes(text: str) -> int:
     """A size such as 500M or 4G (powers of 1024), or plain bytes."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -68,6 +74,7 @@ KNOBS: tuple[Knob, ...] = (
         4 << 30,
         "most bytes each compiler's cache may take, such as 4G",
     ),
+    Knob("huge_pages", _yes_or_no, True, "move memory of host runtimes into huge pages (yes, no)"),
     Knob("stablehlo_testdata", _directory, None, "folder of upstream StableHLO conformance files"),
 )
 

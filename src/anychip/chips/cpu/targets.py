@@ -45,7 +45,7 @@ def onnxruntime(chip: Chip) -> Target:
         _need(package, "onnxruntime", "cpu:onnxruntime")
     from anychip.compilers.onnx_hosts import OrtTarget
 
-    return OrtTarget()
+    return OrtTarget(huge_pages=read("huge_pages"))
 
 
 def openvino(chip: Chip) -> Target:
@@ -54,7 +54,7 @@ def openvino(chip: Chip) -> Target:
         _need(package, "openvino", "cpu:openvino")
     from anychip.compilers.onnx_hosts import OpenVinoTarget
 
-    return OpenVinoTarget()
+    return OpenVinoTarget(huge_pages=read("huge_pages"))
 
 
 def auto(chip: Chip) -> Target:
@@ -68,20 +68,28 @@ def auto(chip: Chip) -> Target:
         for how, make in chip.targets.items()
         if how not in ("auto", "twin")
     }
-    makers["openvino-bf16"] = partial(_openvino_bf16, chip)
-    return AutoTarget(makers, read("home") / "auto", {"openvino-bf16": BF16_STEP})
+    ways = {
+        "openvino-dynamic": ("f32", "auto"),
+        "openvino-bf16": ("bf16", "default"),
+        "openvino-dynamic-bf16": ("bf16", "auto"),
+    }
+    makers |= {name: partial(_openvino_in, *way) for name, way in ways.items()}
+    finest = {name: BF16_STEP for name, way in ways.items() if way[0] == "bf16"}
+    return AutoTarget(makers, read("home") / "auto", finest)
 
 
 BF16_STEP = 2.0**-9
 """bf16 keeps 8 bits of a number: half a step of the last is what rounding once may cost."""
 
 
-def _openvino_bf16(chip: Chip) -> Target:
+def _openvino_in(precision: str, partitioner: str) -> Target:
     for package in ("onnx", "openvino"):
         _need(package, "openvino", "cpu:openvino")
     from anychip.compilers.onnx_hosts import OpenVinoTarget
 
-    return OpenVinoTarget(precision="bf16")
+    return OpenVinoTarget(
+        precision=precision, partitioner=partitioner, huge_pages=read("huge_pages")
+    )
 
 
 def _need(package: str, extra: str, purpose: str) -> None:

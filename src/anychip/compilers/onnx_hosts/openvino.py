@@ -22,8 +22,10 @@ CHOICES = {
     "precision": ("f32", "bf16", "f16"),
     "hint": ("latency", "throughput"),
     "hyper_threading": ("default", "yes", "no"),
+    "partitioner": ("default", "static", "auto"),
 }
-"""`precision` is what matrix products and convolutions are computed in. int8 needs a quantised
+"""`partitioner` is how oneTBB divides an op among threads: in equal parts, or as they come free.
+`precision` is what matrix products and convolutions are computed in. int8 needs a quantised
 model; OpenVINO then computes in int8 by itself."""
 
 
@@ -31,22 +33,36 @@ model; OpenVINO then computes in int8 by itself."""
 class OpenVinoTarget:
     """OpenVINO. Symbolic dimensions are kept: one executable serves every size.
 
-    `precision` is what the option of that name is when a user does not give it.
+    `precision` and `partitioner` are what the options of these names are when a user gives none.
     """
 
     name: str = "cpu:openvino"
     runs: bool = True
     precision: str = "f32"
+    partitioner: str = "default"
+    huge_pages: bool = True
 
     @property
     def toolchain(self) -> str:
-        return f"OpenVINO {version('openvino')}" + f" {self.precision}" * (self.precision != "f32")
+        own = [v for v in (self.precision, self.partitioner) if v not in ("f32", "default")]
+        return " ".join(["OpenVINO", version("openvino"), *own])
 
     def compile(self, module: Module, options: CompileOptions) -> OnnxExecutable:
         """See `executable.build` for what it raises."""
-        extra = {"precision": self.precision, **options.extra}
+        extra = {
+            "precision": self.precision,
+            "partitioner": self.partitioner,
+            **options.extra,
+        }
         options = replace(options, extra=extra)
-        return build(self.name, module, options, CHOICES, lambda e: _Session(self.name, e, options))
+        return build(
+            self.name,
+            module,
+            options,
+            CHOICES,
+            lambda e: _Session(self.name, e, options),
+            huge_pages=self.huge_pages,
+        )
 
 
 def openvino() -> Any:
@@ -116,6 +132,8 @@ class _Session:
             config["INFERENCE_NUM_THREADS"] = self._options.threads
         if extra.get("hyper_threading", "default") != "default":
             config["ENABLE_HYPER_THREADING"] = extra["hyper_threading"] == "yes"
+        if extra.get("partitioner", "default") != "default":
+            config["TBB_PARTITIONER"] = extra["partitioner"].upper()
         if profiled:
             config["PERF_COUNT"] = True
         with tempfile.TemporaryDirectory(prefix="anychip-ov-") as folder:

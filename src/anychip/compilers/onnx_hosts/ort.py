@@ -28,6 +28,7 @@ class OrtTarget:
 
     name: str = "cpu:onnxruntime"
     runs: bool = True
+    huge_pages: bool = True
 
     @property
     def toolchain(self) -> str:
@@ -35,7 +36,14 @@ class OrtTarget:
 
     def compile(self, module: Module, options: CompileOptions) -> OnnxExecutable:
         """See `executable.build` for what it raises."""
-        return build(self.name, module, options, CHOICES, lambda e: _Session(self.name, e, options))
+        return build(
+            self.name,
+            module,
+            options,
+            CHOICES,
+            lambda e: _Session(self.name, e, options),
+            huge_pages=self.huge_pages,
+        )
 
 
 class _Session:
