@@ -293,10 +293,11 @@ def test_damage_is_named(damage: Callable[[Path], str], folder: Callable[..., Pa
         load_hf(path)
 
 
-def test_code_in_a_folder_is_never_run(folder: Callable[..., Path]):
+@pytest.mark.parametrize("other", [{"model_type": "homemade"}, {"architectures": ["LlamaOwn"]}])
+def test_code_in_a_folder_is_never_run(folder: Callable[..., Path], other: dict[str, Any]):
     path = folder("llama")
     config = json.loads((path / "config.json").read_text())
-    config |= {"model_type": "homemade", "auto_map": {"AutoModel": "code.Model"}}
+    config |= {"auto_map": {"AutoModel": "code.Model"}} | other
     (path / "config.json").write_text(json.dumps(config))
     (path / "code.py").write_text("raise SystemExit('ran')")
     with pytest.raises(UnsupportedError, match=r"never run.*nn\.Module"):

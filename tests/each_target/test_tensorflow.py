@@ -132,12 +132,18 @@ def test_keras_model_and_its_file_match(tmp_path):
     )
     x = RNG.random((2, 12, 12, 3)).astype("f4")
     wanted = model(x, training=False)
-    module = load_tensorflow(model, [x])
+    module = load_tensorflow(model, x)  # one array, not its two rows
     assert "small/conv/kernel" in module.weights
     assert close(run(module, x)[0], wanted)
     model.save(tmp_path / "small.keras")
     from_file = load_tensorflow(tmp_path / "small.keras", shapes={"image": (2, 12, 12, 3)})
     assert close(run(from_file, x)[0], wanted)
+    by_axis = load_tensorflow(tmp_path / "small.keras", dims={"image_0": 2})
+    assert by_axis.signature == from_file.signature
+    with pytest.raises(UsageError, match=r"open dimensions: image .*--dim x_0=1"):
+        load_tensorflow(tmp_path / "small.keras")
+    with pytest.raises(UsageError, match="no open dimensions are called image_1"):
+        load_tensorflow(model, dims={"image_0": 2, "image_1": 12})
 
 
 def test_recurrent_layer_and_control_flow_match():

@@ -287,6 +287,26 @@ def test_random_ops_draw_the_same_numbers_with_a_seed():
     assert 0.2 < float(first.mean()) < 0.3
 
 
+def test_a_model_that_fails_by_itself_is_told_from_one_that_cannot_be_captured(caplog):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.head(x)
+
+    model = Counts()
+    with pytest.raises(UsageError, match=r"Counts itself fails .*\(1x4 and 3x2\).*program\.py:\d+"):
+        load(model, torch.ones(1, 4))
+    assert model.calls == 0
+    assert not [
+        r for r in caplog.records if r.levelname == "ERROR"
+    ]  # torch logs a page about its own insides
+
+
 def test_unusable_calls_are_refused():
     with pytest.raises(UsageError, match="needs example_inputs"):
         load(nn.Linear(2, 2))

@@ -213,6 +213,12 @@ def test_unknown_names_are_refused(tmp_path):
         read_lists([], folder=tmp_path / "none")
 
 
+def test_a_model_is_chosen_by_the_name_the_report_gives_it(tmp_path):
+    planted(tmp_path, '{ name = "a" }, { name = "b" }', "good")
+    for pattern in ("b", "good/b", "*/b"):
+        assert [e.key for e in read_lists(["good"], folder=tmp_path, only=[pattern])] == ["good/b"]
+
+
 def test_the_projects_own_lists_are_whole():
     entries = read_lists([], folder=Path(__file__).parents[2] / "zoo")
     counts = {name: sum(e.list == name for e in entries) for name in {e.list for e in entries}}

@@ -16,7 +16,7 @@ from anychip.cli.model import (
     InputOption,
     ModelArgument,
     PrecisionOption,
-    parse_dims,
+    load_sized,
     read_inputs,
 )
 from anychip.cli.output import (
@@ -69,13 +69,11 @@ def diff(
 ) -> None:
     """Run one model on two targets and compare: every layer, the output, a text's perplexity."""
     from anychip.api import diff as run_diff
-    from anychip.api import load
 
     with progress_console.status(f"loading {model} …") as status:
-        loaded = load(model)
+        loaded = load_sized(model, dim or ())
         given: dict[str, np.ndarray] | None = None
         if isinstance(loaded, Module):
-            loaded = loaded.specialise(parse_dims(dim or ()))
             given = read_inputs(input or (), loaded)
         elif dim or input:
             raise UsageError("a language model takes --text; --dim and --input do not apply")

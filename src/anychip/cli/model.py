@@ -24,7 +24,8 @@ PrecisionOption = Annotated[
     str, typer.Option(help="auto, or a precision such as bf16, fp8, int8, q4_0.")
 ]
 DimOption = Annotated[
-    list[str] | None, typer.Option("--dim", help="NAME=SIZE for a symbolic dimension; repeatable.")
+    list[str] | None,
+    typer.Option("--dim", help="NAME=SIZE for a symbolic or open dimension; repeatable."),
 ]
 InputOption = Annotated[
     list[str] | None, typer.Option("--input", "-i", help="NAME=FILE.npy; repeatable.")
@@ -67,13 +68,23 @@ class Loaded:
     prompt: Callable[[int], Module] | None = None
 
 
+def load_sized(name: str, dims: Sequence[str]) -> Module | LanguageModel:
+    """The model `name`, its symbolic or open dimensions fixed as the `NAME=SIZE` texts say."""
+    from anychip.api import load
+    from anychip.frontends.load import is_sized_while_loading
+
+    sizes = parse_dims(dims)
+    if sizes and is_sized_while_loading(name):
+        return load(name, dims=sizes)
+    model = load(name)
+    return model.specialise(sizes) if isinstance(model, Module) else model
+
+
 def load_module(name: str, choice: Step) -> Loaded:
     """One Module of the model `name`, with weights bound where the model has them."""
-    from anychip.api import load
-
-    model = load(name)
+    model = load_sized(name, choice.dims)
     if isinstance(model, Module):
-        return Loaded(model.specialise(parse_dims(choice.dims)), {})
+        return Loaded(model, {})
     if choice.dims:
         raise UsageError("--dim is for models with symbolic dimensions; a language model has none")
     return language_step(model, choice)

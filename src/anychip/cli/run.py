@@ -17,6 +17,7 @@ from anychip.cli.model import (
     ModelArgument,
     PrecisionOption,
     inputs_for,
+    load_sized,
 )
 from anychip.cli.output import (
     Format,
@@ -87,19 +88,17 @@ def run(
     format: FormatOption = Format.table,
 ) -> None:
     """Run a model on a target that can run."""
-    from anychip.api import load
-
     is_free, target = target == "auto", fastest() if target == "auto" else target
     chosen = discover().target(target)
     if not chosen.runs:
         raise UsageError(f"{target} predicts or compiles only; run on one such as cpu:xla")
-    loaded = load(model)
+    loaded = load_sized(model, dim or ())
     if isinstance(loaded, Module):
         if prompt or prompts or chat:
             raise UsageError(f"{model} is no language model; it takes --input, not --prompt")
         if is_free:  # cpu:native is for token steps
             target = "cpu:xla"
-        _run_once(loaded, model, target, dim or (), input or (), seed, output, format)
+        _run_once(loaded, model, target, input or (), seed, output, format)
         return
     if dim or input or output:
         raise UsageError(
@@ -195,15 +194,11 @@ def _run_once(
     module: Module,
     name: str,
     target: str,
-    dims: Any,
     files: Any,
     seed: int,
     output: Path | None,
     format: Format,
 ) -> None:
-    from anychip.cli.model import parse_dims
-
-    module = module.specialise(parse_dims(dims))
     with progress_console.status(f"compiling {name} for {target} …"):
         executable = discover().target(target).compile(module, CompileOptions())
     inputs = inputs_for(Loaded(module, {}), files, seed)

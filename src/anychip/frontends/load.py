@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ def load_any(
         return _path_loader(path)(path, example_inputs, options)
     _nothing_more(f"catalogue model {model}", example_inputs, options)
     return _from_catalogue(str(model), home)
+
+
+def is_sized_while_loading(model: str | Path) -> bool:
+    """Whether open sizes are fixed with `dims` while loading, since no symbol would stay."""
+    path = Path(model).expanduser()
+    return path.exists() and _path_loader(path) is _tensorflow
 
 
 def catalogue_names() -> list[str]:
@@ -56,6 +63,8 @@ def _path_loader(path: Path) -> Callable[[Any, Examples, Mapping[str, Any]], Loa
         return _tensorflow
     if path.is_dir() and (path / "config.json").is_file():
         return _hf
+    if path.suffix in _OTHERS and path.is_file():
+        raise InputError(_OTHERS[path.suffix], path=str(path))
     if path.suffix not in _BY_SUFFIX or path.is_dir():
         raise InputError(
             f"cannot tell what this is. Known endings: {', '.join(_BY_SUFFIX)}; known folders: "
@@ -90,6 +99,7 @@ def _gguf(path: Path, example_inputs: Examples, options: Mapping[str, Any]) -> L
 def _onnx(path: Path, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
     from anychip.frontends.onnx import load
 
+    _known(load, "an ONNX model", options)
     if example_inputs is None:
         return load(path, **options)
     if not isinstance(example_inputs, Mapping) or "shapes" in options:
@@ -110,12 +120,19 @@ def _stablehlo(path: Path, example_inputs: Examples, options: Mapping[str, Any])
 def _hf(path: Path, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
     from anychip.frontends.hf import load_hf
 
+    if "trust_remote_code" in options:
+        raise UsageError(
+            "code from a model folder is never run, so there is no trust_remote_code here; where "
+            "you trust it, make the nn.Module with transformers and pass it with example inputs"
+        )
+    _known(load_hf, "a Hugging Face folder", options)
     return load_hf(path, example_inputs, **options)
 
 
 def _torch(model: Any, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
     from anychip.frontends.torch import load
 
+    _known(load, "a PyTorch model", options)
     return load(model, example_inputs, **options)
 
 
@@ -124,16 +141,28 @@ def _tensorflow(model: Any, example_inputs: Examples, options: Mapping[str, Any]
 
     if not isinstance(model, str | Path) and hasattr(model, "stateless_call"):
         if keras.runs_on_jax():
+            _known(keras.load, "a Keras model on its JAX backend", options)
             return keras.load(model, example_inputs, **options)
     from anychip.frontends.tensorflow import load_tensorflow
 
+    _known(load_tensorflow, "a TensorFlow model", options)
     return load_tensorflow(model, example_inputs, **options)
 
 
 def _jax(model: Any, example_inputs: Examples, options: Mapping[str, Any]) -> Loaded:
     from anychip.frontends.jax import load
 
+    _known(load, "a JAX function", options)
     return load(model, example_inputs, **options)
+
+
+def _known(loader: Callable[..., Any], what: str, options: Mapping[str, Any]) -> None:
+    """Refuse an option that the loader does not have, by its own signature."""
+    parameters = inspect.signature(loader).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for name in options:
+        if name not in names:
+            raise unknown(f"option of {what}", name, names)
 
 
 def _nothing_more(what: str, example_inputs: Examples, options: Mapping[str, Any]) -> None:
@@ -153,3 +182,15 @@ _BY_SUFFIX: dict[str, Callable[[Any, Examples, Mapping[str, Any]], Loaded]] = {
     ".mlirbc": _stablehlo,
     ".stablehlo": _stablehlo,
 }
+_OTHERS = {
+    ".safetensors": "holds weights but no graph; give the Hugging Face folder it lies in, the one "
+    "with config.json",
+    ".bin": "no format with a graph; give the folder with config.json and safetensors, or pass the "
+    "nn.Module",
+    ".h5": "Keras' older format; pass the model itself (keras.models.load_model), or save it as "
+    ".keras",
+    ".pb": "a part of a SavedModel; give the folder it lies in, saved by tf.saved_model.save",
+    ".tflite": "made for TensorFlow Lite's own runtime; give the SavedModel or Keras model it was "
+    "made from",
+}
+"""Files people have beside a model that can come in, and what to give instead."""

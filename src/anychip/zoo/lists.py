@@ -47,7 +47,8 @@ def read_lists(
 ) -> list[Entry]:
     """The entries of these lists (names in `folder`, or paths of .toml files; none means all).
 
-    `only` are patterns of model names. Raises UsageError for a name or pattern that fits nothing.
+    `only` are patterns of model names, or of `list/name`. Raises UsageError for a name or pattern
+    that fits nothing.
     """
     known = {path.stem: path for path in sorted(folder.glob("*.toml"))}
     if not names and not known:
@@ -59,9 +60,14 @@ def read_lists(
         paths.append(known.get(name, Path(name)))
     entries = [entry for path in paths for entry in _entries(path)]
     for pattern in only:
-        if not any(fnmatch.fnmatch(e.name, pattern) for e in entries):
+        if not any(_is_like(e, pattern) for e in entries):
             raise UsageError(f"no model of {', '.join(p.stem for p in paths)} is like {pattern!r}")
-    return [e for e in entries if not only or any(fnmatch.fnmatch(e.name, p) for p in only)]
+    return [e for e in entries if not only or any(_is_like(e, p) for p in only)]
+
+
+def _is_like(entry: Entry, pattern: str) -> bool:
+    """By its name, or as the report writes it: `keras/VGG19`."""
+    return fnmatch.fnmatch(entry.name, pattern) or fnmatch.fnmatch(entry.key, pattern)
 
 
 def shard(entries: Sequence[Entry], text: str) -> list[Entry]:

@@ -67,8 +67,8 @@ class Folder:
                     if own
                     else "."
                 )
-                + " Install a transformers that has it, or load the nn.Module yourself and pass it "
-                "to anychip.load"
+                + " Install a transformers that has it, or make the nn.Module yourself and pass it "
+                "to anychip.load with example inputs"
             )
         try:
             if self.is_renamed:
@@ -92,6 +92,12 @@ class Folder:
             found = getattr(transformers, str(one), None)
             if isinstance(found, type):
                 return found
+        if names and "auto_map" in self.config_json:
+            raise UnsupportedError(
+                f"{self.path}: the code of {names[0]} is in the folder, and code from a model "
+                "folder is never run. Where you trust it, make the nn.Module yourself and pass it "
+                "to anychip.load with example inputs"
+            )
         from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
         return MODEL_MAPPING[type(self.config)]  # pyright: ignore[reportReturnType]

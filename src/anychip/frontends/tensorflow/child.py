@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ def _sized(given: list[Any], job: dict[str, Any], names: list[str]) -> list[Any]
     extra = sorted(set(wanted) - set(names))
     if extra:
         raise Refused(f"shapes given for {extra}, but the inputs are {names}")
+    dims = dict(job.get("dims", {}))
     specs: list[Any] = []
     unknown: list[str] = []
     for spec, name in zip(given, names, strict=True):
@@ -130,20 +131,30 @@ def _sized(given: list[Any], job: dict[str, Any], names: list[str]) -> list[Any]
             raise Refused(
                 f"input {name} is text; do the text processing before the model", "unsupported"
             )
-        if shape is None and spec.shape.is_fully_defined():
-            shape = spec.shape.as_list()
-        if shape is None:
+        if shape is None and spec.shape.rank is not None:
+            shape = with_dims(name, spec.shape.as_list(), dims)
+        if shape is None or None in shape:
             unknown.append(f"{name} {spec.shape}")
             continue
         if not tf.TensorShape(shape).is_compatible_with(spec.shape):
             raise Refused(f"input {name} has shape {spec.shape}, which {shape} does not fit")
         specs.append(tf.TensorSpec(shape, spec.dtype, name=name))
     if unknown:
-        raise Refused(
-            f"these inputs have open dimensions: {', '.join(unknown)}. "
-            "Give example inputs or their shapes."
-        )
+        raise Refused(f"these inputs have open dimensions: {', '.join(unknown)}. {OPEN}")
+    if dims:
+        raise Refused(f"no open dimensions are called {', '.join(dims)}")
     return specs
+
+
+OPEN = (
+    "Give example inputs, their shapes, or dims by input and axis: the first of x is x_0 "
+    "(--dim x_0=1 on the command line)"
+)
+
+
+def with_dims(name: str, shape: Sequence[int | None], dims: dict[str, int]) -> list[int | None]:
+    """The shape with open dimensions filled from `dims`, which loses what is used."""
+    return [dims.pop(f"{name}_{i}", None) if d is None else d for i, d in enumerate(shape)]
 
 
 def _captured(captured: Any, variables: Any, tf: Any) -> tuple[str, bool, Any]:

@@ -32,6 +32,7 @@ from anychip.core import (
     missing_extra,
 )
 from anychip.core.child import run_module
+from anychip.frontends.tensorflow.child import OPEN, with_dims
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -41,25 +42,30 @@ def load_tensorflow(
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
     shapes: Shapes | None = None,
+    dims: Mapping[str, int] | None = None,
     signature: str = "",
     timeout_s: float = 300.0,
 ) -> Module:
     """A Module of one signature at fixed sizes.
 
     `model` is a SavedModel folder, a `.keras` file, a Keras model, or a `tf.function`. Open
-    dimensions are settled by `example_inputs` (arrays in input order or by name) or by `shapes`.
+    dimensions are settled by `example_inputs` (one array, arrays in input order, or by name), by
+    `shapes`, or one by one by `dims`: `{"x_0": 2}` is the first of the input x.
     Variables become named weights; variables the model assigns become state.
     Raises UsageError for open dimensions, UnsupportedError for what XLA cannot express (its own
     message is in the error), CompileError when TensorFlow dies.
     """
     _require_tensorflow()
+    if example_inputs is not None and not isinstance(example_inputs, Mapping | list | tuple):
+        example_inputs = (example_inputs,)  # one array, not a sequence of its rows
     with tempfile.TemporaryDirectory(prefix="anychip-tf-") as folder:
         work = Path(folder)
-        path, names = _on_disk(model, example_inputs, shapes, work)
+        path, names = _on_disk(model, example_inputs, shapes, dims or {}, work)
         job = {
             "path": str(path),
             "signature": signature,
             "shapes": {} if names else _shapes(example_inputs, shapes),
+            "dims": {} if names else dict(dims or {}),
         }
         (work / "job.json").write_text(json.dumps(job))
         run_module(
@@ -84,7 +90,7 @@ def _require_tensorflow() -> None:
 
 
 def _on_disk(
-    model: Any, example_inputs: Any, shapes: Shapes | None, work: Path
+    model: Any, example_inputs: Any, shapes: Shapes | None, dims: Mapping[str, int], work: Path
 ) -> tuple[Path, list[str]]:
     """The model as a folder or file, and its inputs' names in order when it was a live object."""
     if isinstance(model, str | Path):
@@ -95,7 +101,7 @@ def _on_disk(
         return path, []
     import tensorflow as tf
 
-    names, specs, call = _live(model, example_inputs, shapes, tf)
+    names, specs, call = _live(model, example_inputs, shapes, dims, tf)
 
     @tf.function(input_signature=specs, autograph=False)
     def flat(*inputs: Any) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def _on_disk(
 
 
 def _live(
-    model: Any, example_inputs: Any, shapes: Shapes | None, tf: Any
+    model: Any, example_inputs: Any, shapes: Shapes | None, dims: Mapping[str, int], tf: Any
 ) -> tuple[list[str], list[Any], Any]:
     """Input names, static TensorSpecs named by position, and a callable over tensors."""
     is_keras = hasattr(model, "layers") and hasattr(model, "inputs")
@@ -128,15 +134,16 @@ def _live(
         declared = [(list(a.shape), a.dtype) for a in arrays]
     wanted = _shapes(example_inputs, shapes)
     sized: list[Any] = []
+    rest = dict(dims)
     for index, (name, (shape, element)) in enumerate(zip(names, declared, strict=True)):
-        shape = wanted.pop(name, wanted.pop(f"#{index}", shape))
+        shape = with_dims(name, wanted.pop(name, wanted.pop(f"#{index}", shape)), rest)
         if None in shape:
-            raise UsageError(
-                f"input {name} has open dimensions {shape}; give example_inputs or shapes"
-            )
+            raise UsageError(f"input {name} has open dimensions {shape}. {OPEN}")
         sized.append(tf.TensorSpec(shape, element, name=f"input_{index:03}"))
     if wanted:
         raise UsageError(f"shapes given for {sorted(wanted)}, but the inputs are {names}")
+    if rest:
+        raise UsageError(f"no open dimensions are called {', '.join(rest)}")
 
     def call(*tensors: Any) -> Any:
         if not is_keras:

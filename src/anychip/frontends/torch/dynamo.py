@@ -36,8 +36,11 @@ def backend(
     example_inputs: Sequence[Any],
     *,
     options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
 ) -> Callable[..., Any]:
     """What Dynamo calls. `options`: `target`, `cache_size` (programs kept a graph), `seed`."""
+    if mode is not None:
+        raise UsageError(f"the anychip backend has no mode {mode!r}; it takes options={{…}} only")
     given = dict(options or {})
     for name in given:
         if name not in _OPTIONS:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
+import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,8 +21,9 @@ from torch._functorch import config as functorch_config
 from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.utils._pytree import tree_map_only
 
-from anychip.core.errors import InputError, UnsupportedError
+from anychip.core.errors import InputError, UnsupportedError, UsageError
 from anychip.core.origin import Origin
 from anychip.core.target import OpCoverage
 from anychip.frontends.torch import archive, example, numbers
@@ -121,7 +124,29 @@ def capture(
         if program is not None and are_kept():
             return program
     told = next((e for e in failures if not isinstance(e, UnsupportedError)), failures[0])
+    if not _is_about_data(told) and (own := _own_failure(model, args, kwargs)):
+        raise UsageError(
+            f"{type(model).__name__} itself fails on these example inputs: {type(own).__name__}: "
+            f"{_first_line(own)} (at {_place(own)})"
+        ) from own
     raise _explained(told, model) from told
+
+
+def _own_failure(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Exception | None:
+    """What the model raises in plain torch, its buffers as before afterwards."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    args, kwargs = tree_map_only(torch.Tensor, torch.clone, (args, dict(kwargs)))
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:  # the user's own code raises what it likes
+        return error
+    finally:
+        for buffer, value in kept:
+            buffer.data = value
+    return None
 
 
 def _hidden_buffers(program: ExportedProgram) -> list[str]:
@@ -196,10 +221,15 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
 
 
 class _quiet(warnings.catch_warnings):
-    """Without what torch.export says about its own insides."""
+    """Without what torch.export says and logs about its own insides."""
+
+    _LOGS = ("torch._subclasses.fake_tensor", "torch.export._trace")
 
     def __enter__(self) -> Any:
         entered = super().__enter__()
+        self._logged = {name: logging.getLogger(name).disabled for name in self._LOGS}
+        for name in self._LOGS:
+            logging.getLogger(name).disabled = True
         for message in (
             r".*LeafSpec",
             r".*were assigned during export",
@@ -211,6 +241,11 @@ class _quiet(warnings.catch_warnings):
         warnings.filterwarnings("ignore", category=FutureWarning)
         return entered
 
+    def __exit__(self, *raised: Any) -> None:
+        for name, was_disabled in self._logged.items():
+            logging.getLogger(name).disabled = was_disabled
+        super().__exit__(*raised)
+
 
 _DATA_DEPENDENT = ("data-dependent", "GuardOnDataDependentSymNode", "unbacked")
 
@@ -220,12 +255,7 @@ def _is_about_data(error: Exception) -> bool:
 
 
 def _explained(error: Exception, model: torch.nn.Module) -> UnsupportedError:
-    text = str(error)
-    frames = re.findall(r'File "([^"]+)", line (\d+)', text)
-    frames += [(f.filename, str(f.lineno)) for f in _frames(error)]
-    inside = str(Path(torch.__file__).parent)
-    own = [f"{f}:{n}" for f, n in frames if not f.startswith(inside) and "anychip/" not in f]
-    origin = Origin("", own[-1] if own else "")
+    text, origin = str(error), Origin("", _place(error))
     if _is_about_data(error):
         remedy = (
             "a size or a branch depends on the data; use torch.where or torch.cond, pass the "
@@ -249,10 +279,17 @@ def _explained(error: Exception, model: torch.nn.Module) -> UnsupportedError:
     )
 
 
-def _frames(error: Exception) -> list[Any]:
-    import traceback
-
-    return list(traceback.extract_tb(error.__traceback__))
+def _place(error: Exception) -> str:
+    """`file:line` of the last frame that is neither torch's nor ours."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', str(error))
+    frames += [(f.filename, str(f.lineno)) for f in traceback.extract_tb(error.__traceback__)]
+    inside = str(Path(torch.__file__).parent)
+    own = [
+        f"{file}:{line}"
+        for file, line in frames
+        if not file.startswith((inside, "<")) and "anychip/" not in file
+    ]
+    return own[-1] if own else ""
 
 
 def _first_line(error: Exception) -> str:
