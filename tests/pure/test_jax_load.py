@@ -201,3 +201,58 @@ def test_wrong_calls_are_usage_errors(
 def test_exported_takes_no_other_options() -> None:
     with pytest.raises(UsageError, match="no other options"):
         load(exported(), [X])
+
+
+def test_what_asks_for_a_traced_value_is_explained_with_the_users_line() -> None:
+    def branch(x: Any) -> Any:
+        return x if x.sum() > 0 else -x
+
+    for model in (branch, lambda x: x[x > 0], lambda x: np.asarray(x)):
+        with pytest.raises(
+            UnsupportedError, match=r"test_jax_load\.py:\d+\): .*jnp\.where"
+        ) as caught:
+            load(model, [X])
+        assert "test_jax_load.py" in caught.value.report[0].origin.source
+
+
+def test_an_apply_without_parameters_is_told_from_a_function() -> None:
+    with pytest.raises(UsageError, match=r"Net\.apply takes parameters first"):
+        load(Net(), [X])
+
+
+def test_flax_modules_of_both_kinds_have_named_weights_and_a_symbolic_batch() -> None:
+    pytest.importorskip("flax")
+    from flax import linen, nnx
+
+    class Linen(linen.Module):
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            return linen.Dense(3)(linen.relu(linen.Dense(5)(x)))
+
+    class Nnx(nnx.Module):
+        def __init__(self):
+            self.inner = nnx.Linear(4, 5, rngs=nnx.Rngs(0))
+            self.norm = nnx.BatchNorm(5, rngs=nnx.Rngs(1))
+            self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(2))
+
+        def __call__(self, x: Any) -> Any:
+            return self.drop(self.norm(self.inner(x)))
+
+    variables = Linen().init(jax.random.PRNGKey(0), X)
+    held, other = Nnx(), Nnx()
+    held.eval()
+    batch = {"x": ("batch", None)}
+    linen_module = load(Linen(), [X], params=variables, shapes=batch)
+    nnx_module = load(held, [X], shapes=batch)
+    assert "params.Dense_0.kernel" in linen_module.weights
+    assert {"inner.kernel", "norm.mean"} <= set(nnx_module.weights)
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for module, wanted in (
+        (linen_module, Linen().apply(variables, x)),
+        (nnx_module, held(x)),
+    ):
+        weights = [module.weights[a.name].array() for a in module.signature.named("weight")]
+        (got,) = evaluate(module.specialise({"batch": 3}), *weights, x)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    with pytest.raises(UsageError, match=r"call \.eval\(\) on it first"):
+        load(other, [X])

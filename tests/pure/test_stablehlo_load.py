@@ -11,6 +11,7 @@ import pytest
 from anychip.core import ir
 from anychip.core.errors import InputError, UnsupportedError
 from anychip.frontends.stablehlo import from_source, load
+from anychip.ops.walk import walk
 
 NEGATE = """func.func @main(%x: tensor<2xf32> loc("x")) -> tensor<2xf32> {
   %0 = stablehlo.negate %x : tensor<2xf32> loc("enc/neg")
@@ -45,6 +46,16 @@ def test_all_three_forms_give_one_program(form: str, tmp_path: Path) -> None:
     assert module.name == "neg"
     assert "stablehlo.negate" in module.text()
     assert module.signature.arguments[0].name == "x"
+
+
+def test_ops_and_errors_of_a_text_know_their_line_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "neg.mlir"
+    path.write_text(NEGATE.replace(' loc("enc/neg")', ""))
+    (step,) = [s for s in walk(load(path)) if s.op.name == "stablehlo.negate"]
+    assert step.origin.source == f"{path}:2"
+    path.write_text(NEGATE.replace("negate", "negat"))
+    with pytest.raises(InputError, match=r"neg\.mlir\":2:\d+: custom op"):
+        load(path)
 
 
 def test_saved_modules_come_back_as_they_were(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from anychip.core.errors import InputError, UnsupportedError, UsageError
@@ -37,9 +38,10 @@ def context() -> Any:
     return made
 
 
-def parse(source: str | bytes, *, path: str = "", foreign: Collection[str] = ()) -> Any:
+def parse(source: str | bytes | Path, *, path: str = "", foreign: Collection[str] = ()) -> Any:
     """Parse StableHLO text, MLIR bytecode or a portable artifact in a fresh context and verify it.
 
+    A Path is a file of text, whose ops know their lines in it.
     The result keeps its context alive (`module.context`). Raises InputError with MLIR's own
     message, which names line and column, and for ops of dialects other than those of `context`,
     except the `foreign` ones, which the caller replaces.
@@ -51,6 +53,8 @@ def parse(source: str | bytes, *, path: str = "", foreign: Collection[str] = ())
         try:
             if isinstance(source, bytes) and source.startswith(_PORTABLE):
                 module = _deserialise(made, source)
+            elif isinstance(source, Path):
+                module = ir.Module.parseFile(str(source))
             else:
                 module = ir.Module.parse(source)
             module.operation.verify()

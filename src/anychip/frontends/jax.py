@@ -5,9 +5,13 @@ A pytree of parameters becomes named weights; every op knows the user's file and
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,9 @@ import numpy as np
 from anychip.core.dtypes import dtype
 from anychip.core.errors import UnsupportedError, UsageError, unknown
 from anychip.core.module import Module
+from anychip.core.origin import Origin
 from anychip.core.signature import Argument, Role
+from anychip.core.target import OpCoverage
 from anychip.core.weights import Weight, Weights
 from anychip.frontends.custom_calls import check_custom_calls
 from anychip.frontends.stablehlo import hoist_constants
@@ -36,8 +42,9 @@ def load(
 ) -> Module:
     """Trace `model(*example_inputs)`, or `model(params, *example_inputs)` when `params` is given.
 
-    `model` is a function, an object with a Flax-like `apply`, or a `jax.export.Exported` (which
-    needs no inputs). `example_inputs` holds arrays, `jax.ShapeDtypeStruct`s or pytrees of them, in
+    `model` is a function, an object with a Flax-like `apply`, a `flax.nnx` module (which has its
+    parameters in it), or a `jax.export.Exported` (which needs no inputs).
+    `example_inputs` holds arrays, `jax.ShapeDtypeStruct`s or pytrees of them, in
     a sequence or by keyword; only shapes and types are used. `params` is a pytree of arrays, or of
     ShapeDtypeStructs for a module without values.
 
@@ -57,7 +64,17 @@ def load(
         if example_inputs is not None or params is not None or shapes or updates:
             raise UsageError("an Exported carries its own shapes; it takes no other options")
         return _exported(model, name)
-    function = model.apply if not inspect.isroutine(model) and hasattr(model, "apply") else model
+    function = model
+    if _is_nnx(model):
+        if params is not None:
+            raise UsageError(f"{_title(model)} has its parameters in it; it takes no params")
+        function, params = _split(model)
+    elif not inspect.isroutine(model) and hasattr(model, "apply"):
+        if params is None:
+            raise UsageError(
+                f"{_title(model)}.apply takes parameters first; give params=model.init(…), or {{}}"
+            )
+        function = model.apply
     if not callable(function):
         raise UsageError(f"cannot trace a {type(model).__name__}; it is not callable")
     leaves, rebuild = _flatten(function, example_inputs, params)
@@ -89,9 +106,74 @@ def load(
             f"{_title(model)} depends on a symbolic size: {text} "
             "Say what holds with guards=[…], or give the size in shapes."
         ) from None
+    except _about_data() as error:
+        raise _explained(error, _title(model)) from error
     module = hoist_constants(module)
     check_custom_calls(module)
     return module
+
+
+def _is_nnx(model: Any) -> bool:
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(model, nnx.Module)
+
+
+def _split(model: Any) -> tuple[Callable[..., Any], Any]:
+    """An nnx module as a function of its variables and inputs, and the variables by name. The
+    state of its random numbers stays in the function."""
+    from flax import errors, nnx  # pyright: ignore[reportMissingImports]
+
+    is_variable = lambda _, value: not isinstance(value, nnx.RngState)  # noqa: E731
+    graph, state, random = nnx.split(model, is_variable, ...)
+
+    @functools.wraps(type(model).__call__)
+    def call(params: Any, *args: Any, **kwargs: Any) -> Any:
+        import jax
+
+        nnx.replace_by_pure_dict(state, params)
+        merged = nnx.merge(graph, state, random)
+        try:
+            result = merged(*args, **kwargs)
+        except errors.TraceContextError as error:
+            raise UsageError(_IN_TRAINING.format(_title(model), "its random numbers")) from error
+        after = nnx.to_pure_dict(nnx.state(merged, is_variable))
+        kept = jax.tree.leaves(params)
+        named = zip(jax.tree_util.tree_flatten_with_path(after)[0], kept, strict=True)
+        if changed := [_joined("", path) for (path, new), old in named if new is not old]:
+            raise UsageError(_IN_TRAINING.format(_title(model), ", ".join(changed)))
+        return result
+
+    return call, nnx.to_pure_dict(state)
+
+
+_IN_TRAINING = "{} changes {} while it runs; call .eval() on it first"
+
+
+def _about_data() -> tuple[type[Exception], ...]:
+    """What JAX raises where Python asks a traced array for its value."""
+    from jax import errors
+
+    return (
+        errors.ConcretizationTypeError,
+        errors.NonConcreteBooleanIndexError,
+        errors.TracerArrayConversionError,
+        errors.TracerIntegerConversionError,
+    )
+
+
+def _explained(error: Exception, title: str) -> UnsupportedError:
+    import jax
+
+    inside = (str(Path(jax.__file__).parent), str(Path(__file__).parents[1]))
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f"{f.filename}:{f.lineno}" for f in frames if not f.filename.startswith(inside)]
+    place = Origin("", own[-1] if own else "")
+    why = (
+        f"{str(error).splitlines()[0].rstrip('.')}; a branch, an index or a size depends on the "
+        "data: use jnp.where or jax.lax.cond, or close over the number"
+    )
+    row = OpCoverage(op="jax.jit", fate="unsupported", origin=place, why=why)
+    return UnsupportedError(f"JAX cannot trace {title} (at {place}): {why}", report=[row])
 
 
 @dataclass(frozen=True)

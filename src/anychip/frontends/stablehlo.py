@@ -47,11 +47,13 @@ def load(path: str | Path, *, name: str = "") -> Module:
         source = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", path=str(path)) from None
-    return from_source(source, name=name or Path(path).stem, path=str(path))
+    return from_source(source, name=name or Path(path).stem, path=str(path), is_file=True)
 
 
-def from_source(source: str | bytes, *, name: str = "", path: str = "") -> Module:
-    """As `load`, for text or bytes in memory."""
+def from_source(
+    source: str | bytes, *, name: str = "", path: str = "", is_file: bool = False
+) -> Module:
+    """As `load`, for text or bytes in memory; `is_file` when `path` holds them."""
     if isinstance(source, bytes) and not source.startswith(_BYTECODE):
         try:
             source = source.decode("utf-8")
@@ -60,7 +62,7 @@ def from_source(source: str | bytes, *, name: str = "", path: str = "") -> Modul
     if isinstance(source, bytes):
         _check_version(source, path)
         _read_in_child(source, path)
-    parsed = ir.parse(source, path=path)
+    parsed = ir.parse(Path(path) if is_file and isinstance(source, str) else source, path=path)
     with parsed.context:
         _upgrade(parsed, path)
         _entry(parsed, path)
