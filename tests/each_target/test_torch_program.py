@@ -271,13 +271,14 @@ def test_memory_outside_of_a_view_is_refused():
         load(Outside(), torch.randn(2, 3))
 
 
-def test_a_branch_on_data_is_explained():
+def test_a_branch_on_data_is_explained(capfd):
     def fn(x):
         return x + 1 if x.sum() > 0 else x - 1
 
     with pytest.raises(UnsupportedError, match=r"torch\.cond") as caught:
         load(fn, torch.randn(3))
     assert __file__ in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # torch prints the graph it leaves unfinished
 
 
 def test_random_ops_draw_the_same_numbers_with_a_seed():
@@ -312,6 +313,9 @@ def test_unusable_calls_are_refused():
         load(nn.Linear(2, 2))
     with pytest.raises(UsageError, match="needs example_inputs"):
         load(nn.Linear(2, 2), None)
+    with pytest.raises(UsageError, match=r"must be the arg names \['input'\]"):
+        load(nn.Linear(2, 2), torch.ones(1, 2), dynamic_shapes={"x": None})
+    assert load(nn.Linear(2, 2), torch.ones(1, 2).numpy()).signature.arguments[-1].shape == (1, 2)
     program = torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),))
     with pytest.raises(UsageError, match="has its shapes"):
         load(program, dynamic_shapes=({0: torch.export.Dim("b")},))

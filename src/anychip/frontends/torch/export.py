@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
@@ -12,11 +13,13 @@ import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.exc import UserErrorType
 from torch._functorch import config as functorch_config
 from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
@@ -98,8 +101,9 @@ def capture(
 
     def attempt(mode: bool) -> ExportedProgram | None:
         real = functorch_config.patch(fake_tensor_propagate_real_tensors=follow_example)
+        printed = io.StringIO()  # torch prints the graph it leaves unfinished
         try:
-            with torch.no_grad(), _quiet(), real:
+            with torch.no_grad(), _quiet(), real, redirect_stderr(printed):
                 program = torch.export.export(
                     model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=mode
                 )
@@ -110,6 +114,7 @@ def capture(
                 )
             if follow_example:
                 example.keep_sizes(program)
+            sys.stderr.write(printed.getvalue())
             return program
         except Exception as error:  # torch.export has no error type of its own
             failures.append(error)
@@ -127,8 +132,10 @@ def capture(
     if not _is_about_data(told) and (own := _own_failure(model, args, kwargs)):
         raise UsageError(
             f"{type(model).__name__} itself fails on these example inputs: {type(own).__name__}: "
-            f"{_first_line(own)} (at {_place(own)})"
+            f"{_first_line(own)}{_at(_place(own))}"
         ) from own
+    if getattr(told, "error_type", None) is UserErrorType.INVALID_INPUT:
+        raise UsageError(f"torch.export: {_first_line(told)}") from told
     raise _explained(told, model) from told
 
 
@@ -223,7 +230,12 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
 class _quiet(warnings.catch_warnings):
     """Without what torch.export says and logs about its own insides."""
 
-    _LOGS = ("torch._subclasses.fake_tensor", "torch.export._trace")
+    _LOGS = (
+        "torch._guards",
+        "torch._subclasses.fake_tensor",
+        "torch.export._trace",
+        "torch.fx.experimental.symbolic_shapes",
+    )
 
     def __enter__(self) -> Any:
         entered = super().__enter__()
@@ -273,10 +285,14 @@ def _explained(error: Exception, model: torch.nn.Module) -> UnsupportedError:
     name = type(model).__name__
     row = OpCoverage(op="torch.export", fate="unsupported", origin=origin, why=_first_line(error))
     return UnsupportedError(
-        f"torch.export cannot capture {name}: {type(error).__name__}: {_first_line(error)} "
-        f"(at {origin}); {remedy}",
+        f"torch.export cannot capture {name}: {type(error).__name__}: {_first_line(error)}"
+        f"{_at(origin.source)}; {remedy}",
         report=[row],
     )
+
+
+def _at(place: str) -> str:
+    return f" (at {place})" if place else ""
 
 
 def _place(error: Exception) -> str:

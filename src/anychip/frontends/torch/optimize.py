@@ -147,6 +147,10 @@ class _Call:
 def _key_of(leaf: Any, torch: Any) -> Hashable:
     if isinstance(leaf, torch.Tensor):
         return tuple(leaf.shape), leaf.dtype
+    if not isinstance(leaf, Hashable):
+        raise UsageError(
+            f"an optimized model takes torch tensors and plain values, got a {type(leaf).__name__}"
+        )
     return type(leaf).__name__, leaf
 
 

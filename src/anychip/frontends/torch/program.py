@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from anychip.core.errors import UnsupportedError, UsageError, missing_extra
 from anychip.core.module import Module
 
@@ -127,7 +129,13 @@ def need_torch() -> None:
 def arguments_of(
     example_inputs: Any, example_kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments from the ways they may be given."""
+    """Positional and keyword arguments from the ways they may be given, arrays as tensors."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    example_inputs, example_kwargs = tree_map_only(
+        np.ndarray, torch.from_numpy, (example_inputs, example_kwargs)
+    )
     named = dict(example_kwargs or {})
     if example_inputs is None:
         return (), named

@@ -106,4 +106,6 @@ def unsupported(rows: Sequence[OpCoverage]) -> UnsupportedError:
 
 
 def _where(origin: Origin) -> str:
+    if origin.layer and not origin.source:
+        return f"layer {origin.layer}"  # torch's own, whose lines are not the user's
     return str(origin) if origin != Origin() else "an op without a source line"
