@@ -267,6 +267,20 @@ def test_symbolic_choice_is_refused_not_guessed() -> None:
     assert {"stablehlo.negate", "stablehlo.exponential"} <= set(ops(symbolic))
 
 
+def test_a_branch_that_does_not_fit_says_what_chooses_it() -> None:
+    """As silero-vad, whose branches are for two sampling rates and two lengths of sound."""
+    body = """g (float[N,4] x, int64 rate) => (float[N,2] y) {
+      k = Constant <value: tensor = int64 {16}> () p = Equal (rate, k)
+      y = If (p) <then_branch = t () => (float[N,2] a) { a = MatMul (x, w) },
+                  else_branch = e () => (float[N,2] b) { b = MatMul (x, v) }> }"""
+    weights = {"w": np.ones((4, 2), np.float32), "v": np.ones((3, 2), np.float32)}
+    source = with_weights(body, **weights).SerializeToString()
+    with pytest.raises(InputError, match=r"constants={'rate': …}") as caught:
+        load(source, dims={"N": 1})
+    assert str(caught.value).count("node ") == 1  # the one inside the branch
+    assert ops(load(source, dims={"N": 1}, constants={"rate": np.int64(16)}))
+
+
 def test_sizes_that_disagree_are_an_input_error_with_the_node() -> None:
     model = text("g (float[2] x, float[3] z) => (float[2] y) { [bad] y = Add (x, z) }")
     with pytest.raises(InputError, match=r"m\.onnx, node bad \(Add\).*float32\[2\], float32\[3\]"):

@@ -71,10 +71,10 @@ class Loaded:
 def load_sized(name: str, dims: Sequence[str]) -> Module | LanguageModel:
     """The model `name`, its symbolic or open dimensions fixed as the `NAME=SIZE` texts say."""
     from anychip.api import load
-    from anychip.frontends.load import is_sized_while_loading
+    from anychip.frontends.load import takes_dims
 
     sizes = parse_dims(dims)
-    if sizes and is_sized_while_loading(name):
+    if sizes and takes_dims(name):
         return load(name, dims=sizes)
     model = load(name)
     return model.specialise(sizes) if isinstance(model, Module) else model

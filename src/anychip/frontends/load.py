@@ -30,10 +30,11 @@ def load_any(
     return _from_catalogue(str(model), home)
 
 
-def is_sized_while_loading(model: str | Path) -> bool:
-    """Whether open sizes are fixed with `dims` while loading, since no symbol would stay."""
+def takes_dims(model: str | Path) -> bool:
+    """Whether `load` fixes sizes with `dims`: TensorFlow leaves no symbols, and an ONNX model may
+    come in at known sizes only."""
     path = Path(model).expanduser()
-    return path.exists() and _path_loader(path) is _tensorflow
+    return path.exists() and _path_loader(path) in (_tensorflow, _onnx)
 
 
 def catalogue_names() -> list[str]:

@@ -76,6 +76,7 @@ class Evaluation:
         self.turns_left = _UNROLLED_TURNS
         self._arrays: Mapping[str, Any] = {}
         self._failures: list[Failure] = []
+        self._choices: list[str] = []  # single numbers that choose the branches around a node
         self._scope: ChainMap[str, Any] = ChainMap()
 
     def run(self, inputs: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[Any]:
@@ -167,6 +168,8 @@ class Evaluation:
             origin = node.origin(self.path)
             self.sources.append(origin.source)
             label = origin_scope(origin.layer, len(self.sources) - 1)
+            chosen_by = self._chosen_by(node, values)
+            self._choices += chosen_by
             try:
                 _refuse_text(node, values)
                 with jax.named_scope(label):
@@ -182,6 +185,8 @@ class Evaluation:
             except InconclusiveDimensionOperation as error:
                 self._failures.append(Failure(node, _inconclusive(error)))
             except InputError as error:
+                if error.path:
+                    raise  # from a branch: the node inside is the place
                 raise InputError(
                     str(error), path=self.path, field=f"node {node.label} ({node.kind})"
                 ) from error
@@ -189,6 +194,7 @@ class Evaluation:
                 raise
             except _MODEL_ERRORS as error:
                 text = f"inputs do not fit: {_first_line(error)}; got {_describe(values)}"
+                text += self._branch_hint()
                 if symbols := _symbols(values):
                     wanted = ", ".join(f"{s!r}: …" for s in symbols)
                     self._failures.append(
@@ -200,7 +206,22 @@ class Evaluation:
                     path=self.path,
                     field=f"node {node.label} ({node.kind})",
                 ) from error
+            finally:
+                del self._choices[len(self._choices) - len(chosen_by) :]
         self._bind(node, outputs)
+
+    def _chosen_by(self, node: Node, values: Sequence[Any]) -> list[str]:
+        """The graph inputs of one number that an If not decided yet is decided by."""
+        if (node.domain, node.op) != ("", "If") or self.known(values[0]) is not None:
+            return []
+        single = {p.name for p in self.graph.inputs if p.shape in ((), (1,))}
+        return [name for name in sources_of(self.graph, node.inputs[0]) if name in single]
+
+    def _branch_hint(self) -> str:
+        if not self._choices:
+            return ""
+        wanted = ", ".join(f"{name!r}: …" for name in dict.fromkeys(self._choices))
+        return f"; only the branch taken has to fit with constants={{{wanted}}}"
 
     def _would_need(self, node: Node, values: Sequence[Any]) -> list[Failure]:
         """What a node behind one that failed could not do either: know what is computed."""
