@@ -165,7 +165,17 @@ def test_compile_runs_checks_and_leaves_its_artifacts(cli, mlp, tmp_path):
 def test_a_symbolic_dimension_left_open_says_its_name(cli, mlp):
     code, _, err = cli("compile", mlp, "-t", "cpu:xla")
     assert code == 2
-    assert "x_0" in err
+    assert "--dim x_0=1" in err
+
+
+def test_sizes_of_an_onnx_model_are_fixed_while_it_is_loaded(cli, tmp_path):
+    """One that comes in at known sizes only, for a matrix must be square."""
+    onnx = pytest.importorskip("onnx")
+    head = '<ir_version: 10, opset_import: ["" : 17]>'
+    body = "g (float[N,M] x) => (float[N,M] y) { y = MatMul (x, x) }"
+    onnx.save(onnx.parser.parse_model(f"{head} {body}"), str(tmp_path / "square.onnx"))
+    code, _, err = cli("run", "square.onnx", "-t", "cpu:xla", "--dim", "N=2", "--dim", "M=2")
+    assert code == 0, err
 
 
 def test_run_takes_inputs_and_writes_results(cli, mlp, tmp_path):

@@ -87,11 +87,6 @@ def compile(
         unsupported.refuse(error, model, names, format)
         raise typer.Exit(1) from None
     module = loaded.module
-    if asks_all and module.signature.symbols:
-        raise UsageError(
-            f"{module.name} has symbolic dimensions; fix them for all compilers: "
-            + " ".join(f"--dim {symbol}=1" for symbol in module.signature.symbols)
-        )
     registry = discover()
     inquiry = Inquiry(
         loaded=loaded,

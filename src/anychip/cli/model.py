@@ -74,10 +74,14 @@ def load_sized(name: str, dims: Sequence[str]) -> Module | LanguageModel:
     from anychip.frontends.load import takes_dims
 
     sizes = parse_dims(dims)
-    if sizes and takes_dims(name):
-        return load(name, dims=sizes)
-    model = load(name)
-    return model.specialise(sizes) if isinstance(model, Module) else model
+    is_sized = bool(sizes) and takes_dims(name)
+    model = load(name, dims=sizes) if is_sized else load(name)
+    if not isinstance(model, Module):
+        return model
+    if left := [s for s in model.signature.symbols if is_sized or s not in sizes]:
+        wanted = " ".join(f"--dim {symbol}=1" for symbol in left)
+        raise UsageError(f"{name} has open dimensions; fix them, such as {wanted}")
+    return model if is_sized else model.specialise(sizes)
 
 
 def load_module(name: str, choice: Step) -> Loaded:
