@@ -43,7 +43,9 @@ def stages(entry: Entry, targets: Sequence[str], row: Row) -> Iterator[str]:
     row.ops = module.text(elide_over=16).count("stablehlo.")
     for target in targets:
         yield f"compile for {target}"
-        executable = discover().target(target).compile(module, CompileOptions(timeout_s=_OWN_LIMIT_S))
+        executable = (
+            discover().target(target).compile(module, CompileOptions(timeout_s=_OWN_LIMIT_S))
+        )
         row.compiled(target)
         yield f"run on {target}"
         row.judge(target, relative_error([np.asarray(executable.run(image)[0])], [wanted]))
