@@ -100,4 +100,22 @@ def test_flat_and_steep_distributions_keep_what_the_definition_keeps(options, sp
     kept = np.cumsum(odds) - odds < options.get("top_p", 2)
     kept &= odds >= options.get("min_p", 0) * odds[0]
     _, got = distribution(logits, Sampling(temperature=1.0, **options))
-    np.testing.assert_allclose(got, odds[kept] / odds[kept].sum(), rtol=1e-9)
+    np.testing.assert_allclose(got, odds[kept] / odds[kept].sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 5000])
+@pytest.mark.parametrize("spread", [0.0, 3.0, 300.0])
+def test_a_draw_is_the_inverse_of_the_summed_odds(size, spread):
+    dice = np.random.default_rng(size)
+    logits = (dice.standard_normal(size) * spread).astype(np.float32)
+    if size > 2:
+        logits[dice.integers(0, size, size // 3)] = -np.inf
+    for seed in range(50):
+        sampling = Sampling(temperature=0.9, seed=seed)
+        share = np.random.Generator(np.random.Philox(key=[seed, 7])).random()
+        _, odds = distribution(logits, sampling)
+        sums = np.cumsum(odds)
+        token = draw(logits, sampling, 7)
+        assert odds[token] > 0
+        assert sums[token] >= share - 1e-6
+        assert (sums[token - 1] if token else 0.0) <= share + 1e-6

@@ -56,6 +56,11 @@ class Sampling:
                 raise UsageError(f"bias {value} of token {token} must be a number, of an id")
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether every token may be drawn."""
+        return not self.top_k and self.top_p == 1 and self.min_p == 0
+
+    @property
     def needs_history(self) -> bool:
         return self.repetition != 1 or self.presence != 0 or self.frequency != 0
 
@@ -86,9 +91,27 @@ def draw(logits: np.ndarray, sampling: Sampling, index: int, history: History | 
     logits = adjusted(logits, sampling, history)
     if sampling.temperature == 0:
         return int(np.argmax(logits))
+    share = np.random.Generator(np.random.Philox(key=[sampling.seed, index])).random()
+    if sampling.keeps_all:
+        return _at_share(_odds(logits, sampling.temperature), share)
     ids, odds = distribution(logits, sampling)
-    dice = np.random.Generator(np.random.Philox(key=[sampling.seed, index]))
-    return int(ids[np.searchsorted(np.cumsum(odds), dice.random() * odds.sum(), side="right")])
+    return int(ids[_at_share(odds, share)])
+
+
+def _at_share(odds: np.ndarray, share: float) -> int:
+    """The first index up to which the odds, summed, pass `share` (in [0, 1)) of their whole. Sums
+    are in f64, of blocks first: only one block of a vocabulary is summed one by one."""
+    ends = np.cumsum(np.add.reduceat(odds, np.arange(0, len(odds), _BLOCK), dtype=np.float64))
+    wanted = min(share * ends[-1], np.nextafter(ends[-1], 0.0))
+    block = int(np.searchsorted(ends, wanted, side="right"))
+    before = ends[block - 1] if block else 0.0
+    own = odds[block * _BLOCK : (block + 1) * _BLOCK]
+    index = int(np.searchsorted(np.cumsum(own, dtype=np.float64), wanted - before, side="right"))
+    # the sums of a block's parts and of the whole block are rounded differently
+    return block * _BLOCK + min(index, int(np.flatnonzero(own)[-1]))
+
+
+_BLOCK = 256
 
 
 def adjusted(logits: np.ndarray, sampling: Sampling, history: History | None) -> np.ndarray:
@@ -109,16 +132,16 @@ def adjusted(logits: np.ndarray, sampling: Sampling, history: History | None) ->
 
 
 def distribution(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that may be drawn and their odds; likeliest first (of equals the smaller id) where
-    tokens are left out, by id where none is."""
-    scaled = logits.astype(np.float64) / sampling.temperature
-    odds = np.exp(scaled - scaled.max())
-    odds /= odds.sum()
-    if not sampling.top_k and sampling.top_p == 1 and sampling.min_p == 0:
-        return np.arange(len(odds)), odds
+    """The tokens that may be drawn and their odds, each exact to f32: likeliest first (of equals
+    the smaller id) where tokens are left out, by id where none is."""
+    odds = _odds(logits, sampling.temperature)
+    whole = odds.sum(dtype=np.float64)
+    if sampling.keeps_all:
+        return np.arange(len(odds)), odds / whole
     for most in (sampling.top_k or 512, 0):  # few tokens nearly always hold enough
         order = _likeliest(odds, most)
-        some = odds[order] / (odds[order].sum() if sampling.top_k else 1.0)
+        some = odds[order].astype(np.float64)
+        some /= some.sum() if sampling.top_k else whole
         if sampling.top_k or some.sum() >= sampling.top_p or some[-1] < sampling.min_p * some[0]:
             break
     kept = len(some)
@@ -129,12 +152,17 @@ def distribution(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np
     return order[:kept], some[:kept] / some[:kept].sum()
 
 
+def _odds(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """exp(logits / temperature) as f32, the largest scaled to 1."""
+    return np.exp((logits - logits.max()) / np.float32(temperature), dtype=np.float32)
+
+
 def logprobs(logits: np.ndarray, token: int, count: int) -> Logprobs:
     """See Logprobs."""
     wide = logits.astype(np.float64)
     top = float(wide.max())
     wide = wide - (top + np.log(np.exp(wide - top).sum()))
-    best = _likeliest(wide, count) if count else ()
+    best = _likeliest(logits, count) if count else ()
     return Logprobs(float(wide[token]), tuple((int(i), float(wide[i])) for i in best))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from anychip.core import Argument, OpCoverage, Origin, Signature
@@ -169,7 +170,7 @@ class Plan:
         ours = (t.kernel for t in self.tasks if not isinstance(t.kernel, Foreign))
         return tuple({kernel.name: kernel for kernel in ours}.values())
 
-    @property
+    @cached_property  # asked at every step
     def pieces(self) -> tuple[int, ...]:
         """The tasks that cpu:xla runs."""
         return tuple(i for i, t in enumerate(self.tasks) if isinstance(t.kernel, Foreign))
