@@ -25,6 +25,8 @@ SAMPLES = {
     "read_1_thread_bytes_per_s": [8e9, 8e9, 9e9],
     "convolution_flops_per_s": [3e10, 4e10],
     "tanh_per_s": [1e9, 2e9],
+    "row_attention_flops_per_s": [4e9, 6e9],
+    "turn_bytes_per_s": [6e9, 9e9],
     "fresh_write_bytes_per_s": [2e9, 3e9],
     "cache_read_bytes_per_s": [40e9, 50e9, 45e9],
     "matvec_f32_bytes_per_s": [6e9, 9e9, 8e9],

@@ -14,7 +14,7 @@ from anychip.twin.lowered import Amounts, Kernel, Lowered, Table
 from anychip.twin.machine import Machine, machine
 from anychip.twin.products import product
 from anychip.twin.shard import ONE_CHIP, Shards, portion
-from anychip.twin.simulate import Simulated, simulate
+from anychip.twin.simulate import Simulated, kernels_of, simulate
 
 
 def _fact(value: float) -> Fact:
@@ -30,6 +30,10 @@ def chip(request, hand_chip) -> Machine:
         "transcendentals_per_s": _fact(1e12),
         "fresh_write_bytes_per_s": _fact(1e11),
         "rows_64_flops_per_s": _fact(5e13),
+        "row_attention_flops_per_s": _fact(1e12),
+        "turn_bytes_per_s": _fact(1e12),
+        "read_1_thread_bytes_per_s": _fact(1e12),
+        "cores_count": _fact(2.0),
         "call_s": _fact(1e-5),
         "argument_s": _fact(1e-7),
     }
@@ -112,6 +116,10 @@ CPU = {
     "transcendentals_per_s": 2e9,
     "fresh_write_bytes_per_s": 4e9,
     "rows_64_flops_per_s": 2e11,
+    "row_attention_flops_per_s": 5e9,
+    "turn_bytes_per_s": 8e9,
+    "read_1_thread_bytes_per_s": 1e9,
+    "cores_count": 2.0,
     "call_s": 8e-6,
     "argument_s": 1e-7,
 }
@@ -163,6 +171,40 @@ def test_few_rows_are_not_packed_and_what_follows_a_product_reads_it_again(hand_
     assert four < 1.1 * one < many
     followed = _on_host(hand_chip, _dense(16, 1024, 1024, "stablehlo.tanh"))
     assert followed > many
+
+
+def test_a_product_too_small_for_a_second_thread_is_read_at_half_the_pace(hand_chip):
+    small, large = (_on_host(hand_chip, _dense(1, 512, columns)) for columns in (1024, 2048))
+    assert small == pytest.approx(large, rel=0.01)
+    many = (_on_host(hand_chip, _dense(8, 512, columns)) for columns in (1024, 2048))
+    assert 2 * next(many) == pytest.approx(next(many), rel=0.01)
+
+
+def test_a_transposed_result_is_one_more_copy_but_for_a_single_row(hand_chip):
+    def more(rows: int) -> float:
+        turned = _on_host(hand_chip, _dense(rows, 1024, 1024, "stablehlo.transpose"))
+        return turned - _on_host(hand_chip, _dense(rows, 1024, 1024, "stablehlo.reshape"))
+
+    assert more(1) == 0.0
+    assert more(16) == pytest.approx(4 * 16 * 1024 / CPU["turn_bytes_per_s"], rel=1e-6)
+
+
+def test_attention_of_a_prompt_is_lowered_op_by_op_and_that_of_a_token_has_its_own_rate(
+    hand_chip, small_model
+):
+    prompt, token = (small_model().prefill(1, n, 64, PRECISIONS["f32"]) for n in (8, 1))
+    names = [k.name for block in kernels_of(prompt, "cpu").blocks for k in block]
+    assert "anychip.cached_attention" not in names
+    whole = [k.name for block in kernels_of(prompt, "simt").blocks for k in block]
+    assert "anychip.cached_attention" in whole
+    (found,) = {
+        k
+        for block in kernels_of(token, "cpu").blocks
+        for k in block
+        if k.name == "anychip.cached_attention"
+    }
+    seconds = _on_host(hand_chip, found)
+    assert seconds >= found.amounts.flops / CPU["row_attention_flops_per_s"]
 
 
 def test_a_second_large_result_finds_room_where_the_first_is_over(hand_chip):

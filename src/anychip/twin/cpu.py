@@ -8,12 +8,14 @@ docs/twins/cpu.md has the page and what bench/cpu_twin.py measured.
 
 from __future__ import annotations
 
+from anychip.ops.view import OpView
 from anychip.twin.engine import Block, Run
 from anychip.twin.formats import VECTOR
 from anychip.twin.lowered import Kernel
 from anychip.twin.machine import Machine
 from anychip.twin.products import Product, product
 from anychip.twin.program import Chain, Program, Task
+from anychip.twin.reading import title
 from anychip.twin.shard import TRANSCENDENTAL_FLOPS
 
 NOTE = (
@@ -22,7 +24,8 @@ NOTE = (
 )
 NEEDS = (
     *("convolution_flops_per_s", "transcendentals_per_s", "fresh_write_bytes_per_s"),
-    *("rows_64_flops_per_s", "call_s", "argument_s"),
+    *("rows_64_flops_per_s", "row_attention_flops_per_s", "read_1_thread_bytes_per_s"),
+    *("call_s", "argument_s", "cores_count", "turn_bytes_per_s"),
 )
 FRESH_BYTES = float(32 << 20)
 """From here on malloc asks the system for every array anew (glibc's M_MMAP_THRESHOLD_MAX), and
@@ -34,6 +37,16 @@ ROWS = 64.0
 FEW_ROWS = 8.0
 """Products of fewer rows read the weights where they lie. Measured with 1024 x 1024: 4 rows take
 the time of one, 16 that of packing."""
+ALONE_MACS = 5.5e5
+"""Products of one row and fewer multiply-adds run on one thread (Eigen, TensorCostModel.h,
+numThreads: another thread for each 100,000 cycles it expects). Seen: 524,288 do, 589,824 do not."""
+ATTENTION = frozenset({"anychip.attention", "anychip.cached_attention"})
+
+
+def opens(op: OpView) -> bool:
+    """XLA inlines composites: of many rows, attention's products and its softmax are ops of their
+    own. One row's loops have a benchmark of their own."""
+    return title(op) in ATTENTION and op.inputs[0].sizes[-2] > 1
 
 
 def program(task: Task) -> Program:
@@ -64,7 +77,7 @@ def _block(task: Task, rows: range) -> Block:
         chain.add(
             kernel.name,
             "cores",
-            seconds=seconds + task.machine.per_kernel_s,
+            seconds=seconds + _thunks(kernel) * task.machine.per_kernel_s,
             kernel=row,
             flops=float(part.flops[row] + part.vector_flops[row]),
             read_bytes=float(part.weight_bytes[row] + part.state_bytes[row])
@@ -101,6 +114,8 @@ def _product_s(task: Task, row: int, kernel: Kernel) -> float:
     peak = one.peak_flops_per_s[way.format] / way.slowdown
     if any(op == "stablehlo.convolution" for op in kernel.ops):
         return flops / min(peak, one.detail("convolution_flops_per_s"))
+    if kernel.name in ATTENTION:
+        return flops / min(peak, one.detail("row_attention_flops_per_s"))
     shape = product(kernel)
     if shape.m < FEW_ROWS:
         return 0.0  # its stream is longer
@@ -126,19 +141,49 @@ def _stream_s(task: Task, row: int, room: float) -> float:
     # The best seen, as all of this host's rates are; `memory_efficiency` is what a busy one loses.
     slow, fast = one.peak_bytes_per_s[0], one.peak_bytes_per_s[-1]
     near = fast if resident else slow
+    alone = min(
+        near, max(near / one.detail("cores_count"), one.detail("read_1_thread_bytes_per_s"))
+    )
+    share = _alone(task.table.kernels[row])
     fits = moved <= cache.capacity_bytes / 2
     written = task.table.kernels[row].amounts.written_bytes
     fresh = max(written - room, 0.0) if written >= FRESH_BYTES else 0.0
     # A store reads its line first, but for memory the system has just filled.
-    moved += written - fresh + _apart_bytes(task.table.kernels[row])
+    moved += written - fresh
     rate = fast if fits else slow
-    return held / near + (moved - fresh) / rate + fresh / one.detail("fresh_write_bytes_per_s")
+    apart = _apart_s(one, task.table.kernels[row], rate)
+    weights = held * (share / alone + (1 - share) / near)
+    made = fresh / one.detail("fresh_write_bytes_per_s")
+    return weights + (moved - fresh) / rate + made + apart
 
 
-def _apart_bytes(kernel: Kernel) -> float:
-    """XLA:CPU's products are calls of a library: what the lowering fuses with one reads its result
-    again. Written (its lines read first) and read: three times its bytes."""
-    if len(kernel.ops) < 2 or not kernel.dots:
+def _alone(kernel: Kernel) -> float:
+    """The share of a kernel's weights whose products are too small for a second thread."""
+    sizes = [inner * columns for inner, columns in kernel.dots]
+    if not kernel.amounts.weight_bytes or not sizes or product(kernel).m >= FEW_ROWS:
         return 0.0
-    rows = product(kernel).m
-    return 3 * NUMBER_BYTES * rows * sum(columns for _, columns in kernel.dots)
+    return sum(size for size in sizes if size < ALONE_MACS) / sum(sizes)
+
+
+def _thunks(kernel: Kernel) -> int:
+    """Products are calls of a library, one each; what the lowering fuses with them is a loop."""
+    if not kernel.dots:
+        return 1
+    return len(kernel.dots) + (len(kernel.ops) > len(kernel.dots))
+
+
+def _results_bytes(kernel: Kernel) -> float:
+    """Of all products of a kernel, in f32."""
+    rows = kernel.amounts.flops / 2 / sum(inner * columns for inner, columns in kernel.dots)
+    return NUMBER_BYTES * rows * sum(columns for _, columns in kernel.dots)
+
+
+def _apart_s(one: Machine, kernel: Kernel, rate: float) -> float:
+    """What the lowering fuses with a product reads its result again: written (its lines read
+    first) and read, three times its bytes. A transpose of it is a copy, but of a single row."""
+    if _thunks(kernel) <= len(kernel.dots) or not kernel.dots:
+        return 0.0
+    size = _results_bytes(kernel)
+    turns = sum(op == "stablehlo.transpose" for op in kernel.ops)
+    share = min(turns / len(kernel.dots), 1.0) if product(kernel).m > 1 else 0.0
+    return 3 * size / rate + share * size / one.detail("turn_bytes_per_s")

@@ -10,13 +10,14 @@ The rule, in order:
    reader.
 5. A function with two matmuls or more that is called more than once is lowered once for each kind
    of operands.
+A caller may have composites opened, where a chip's compiler knows them only by their bodies.
 Nothing here knows a chip.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -44,13 +45,15 @@ from anychip.twin.reading import (
 
 Kind = Literal["activation", "weight", "state", "constant"]
 Schedule = list[tuple[int, Origin]]
+Opens = Callable[[OpView], bool]
+"""Whether a composite is lowered op by op, as its body."""
 NO_WORK = Work()
 
 
-def lower(module: Module) -> Lowered:
+def lower(module: Module, opens: Opens = lambda _: False) -> Lowered:
     """The kernels of a Module with static shapes. Raises InputError while sizes are symbolic."""
     read = program(module)
-    lowering = _Lowering(read)
+    lowering = _Lowering(read, opens)
     signature = module.signature
     replicated: frozenset[int] = frozenset()
     while True:  # each round adds a matmul to `replicated`, so it ends
@@ -172,8 +175,9 @@ class _Group:
 class _Lowering:
     """What all frames of a module share: the op reader, finished blocks, functions done."""
 
-    def __init__(self, read: Program):
+    def __init__(self, read: Program, opens: Opens):
         self.program = read
+        self.opens = opens
         self.reader = Reader(read)
         self.start(frozenset())
 
@@ -257,8 +261,9 @@ class _Frame:
                 settled = self._settle(op, env)
                 given = self._call(callee, op, settled, here)
             else:
-                block = self._lowering.program.function(callee)
-                given = self.run(block, dict(zip(block.arguments, held, strict=True)), here)
+                given = self._inline(callee, held, here)
+        elif callee is not None and self._lowering.opens(op):
+            given = self._inline(callee, held, here)
         elif op.name == "stablehlo.while":
             given = self._loop(op, self._settle(op, env), env, here)
         elif op.name in BRANCHES:
@@ -271,6 +276,10 @@ class _Frame:
         else:
             given = self._root(op, held, here)
         env.update(zip(op.results, given, strict=True))
+
+    def _inline(self, name: str, held: list[Held], origin: Origin) -> list[Held]:
+        block = self._lowering.program.function(name)
+        return self.run(block, dict(zip(block.arguments, held, strict=True)), origin)
 
     # Kernels ---------------------------------------------------------------------------------
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from anychip.core import Origin, Span, Trace, unknown
+from anychip.core import Module, Origin, Span, Trace, unknown
 from anychip.twin import chiplet, cpu, dimc, lpu, simt, systolic, wafer
 from anychip.twin.cost import kernel_ways
 from anychip.twin.engine import TICK_S, Scheduled, placed, schedule
-from anychip.twin.lowered import Table
+from anychip.twin.lower import Opens, lower
+from anychip.twin.lowered import Lowered, Table
 from anychip.twin.machine import Machine
 from anychip.twin.program import Model, Program, Task
 from anychip.twin.shard import ONE_CHIP, Placement, Shards, place, portion, share
@@ -37,6 +38,15 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "simt": simt.NEEDS,
 }
 """What these need of a chip's `about` table."""
+
+
+OPENS: Mapping[str, Opens] = {"cpu": cpu.opens}
+"""Families whose compilers know some composites only by their bodies."""
+
+
+def kernels_of(module: Module, family: str) -> Lowered:
+    """The module lowered for a family's machine model."""
+    return lower(module, OPENS[family]) if family in OPENS else lower(module)
 
 
 def untraced(machine: Machine) -> str:

@@ -37,12 +37,11 @@ from anychip.twin.deploy import OPTIONS, deployment
 from anychip.twin.energy import joules_by_source, step_joules
 from anychip.twin.formats import way
 from anychip.twin.left_out import WHOLE_STEPS, left_out
-from anychip.twin.lower import lower
 from anychip.twin.lowered import AMOUNTS, Lowered, Table
 from anychip.twin.machine import Machine, machine
 from anychip.twin.reading import Reader, title
 from anychip.twin.shard import ONE_CHIP, Shards
-from anychip.twin.simulate import MODELS, Simulated, simulate, untraced
+from anychip.twin.simulate import MODELS, Simulated, kernels_of, simulate, untraced
 
 if TYPE_CHECKING:
     from anychip.twin.numerics import Simulation
@@ -81,7 +80,7 @@ class Twin:
         own = arithmetic(self.chip.spec)
         if "matmul" in options.extra:
             own = own.multiplying_in(options.extra["matmul"])
-        lowered = _recast(lower(module), own)
+        lowered = _recast(kernels_of(module, one.family), own)
         table = Table.of(lowered)
         shards = ONE_CHIP
         if one.family in MODELS:

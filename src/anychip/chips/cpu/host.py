@@ -224,6 +224,13 @@ def _spec(record: Mapping[str, Any], host: Host) -> ChipSpec:
             "argument_s": each(
                 "step_s", "call_s", 254, "XLA calls with 256 and with two arguments, one by one"
             ),
+            "row_attention_flops_per_s": rate(
+                ["row_attention_flops_per_s"],
+                "XLA cached attention of one f32 row, 8 heads of 64 over 768 slots",
+            ),
+            "turn_bytes_per_s": rate(
+                ["turn_bytes_per_s"], "XLA transpose of 512x512 f32 and an add, all threads"
+            ),
             "transcendentals_per_s": rate(["tanh_per_s"], "XLA tanh of 2^20 f32, all threads"),
             "read_1_thread_bytes_per_s": rate(
                 ["read_1_thread_bytes_per_s"], "XLA sum beyond cache size, one thread"

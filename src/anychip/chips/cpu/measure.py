@@ -86,6 +86,8 @@ def _benchmarks(cache_bytes: int, memory_bytes: int) -> Mapping[str, Bench]:
         "vector_flops_per_s": _vector,
         "convolution_flops_per_s": _convolution,
         "tanh_per_s": _tanh,
+        "row_attention_flops_per_s": _row_attention,
+        "turn_bytes_per_s": _turn,
         "fresh_write_bytes_per_s": lambda: _fill(min(64 << 20, memory_bytes // 8)),
         "kernel_small_s": lambda: _chain(16),
         "kernel_s": lambda: _chain(64),
@@ -194,6 +196,30 @@ def _tanh() -> tuple[Callable[[], object], float]:
     kind = "tensor<1048576xf32>"
     text = f"  %r = stablehlo.tanh %a0 : {kind}"
     return _program(text, [np.full(1 << 20, 0.3, np.float32)], kind), float(1 << 20)
+
+
+def _turn(size: int = 512) -> tuple[Callable[[], object], float]:
+    """A matrix with its axes exchanged, as a copy; (run, bytes)."""
+    kind = f"tensor<{size}x{size}xf32>"
+    text = f"""
+  %t = stablehlo.transpose %a0, dims = [1, 0] : ({kind}) -> {kind}
+  %r = stablehlo.add %t, %a1 : {kind}"""
+    arrays = [np.full((size, size), 0.3, np.float32)] * 2
+    return _program(text, arrays, kind), 4.0 * size * size
+
+
+def _row_attention() -> tuple[Callable[[], object], float]:
+    """One token's attention over a cache, by its composite's body; (run, operations)."""
+    import jax
+
+    from anychip.ops.composites import cached_attention
+
+    heads, queries, slots, size = 4, 2, 768, 64
+    held = np.full((1, heads, slots, size), 0.3, np.float32)
+    q = np.full((1, heads * queries, 1, size), 0.3, np.float32)
+    placed = [jax.numpy.asarray(a) for a in (q, held, held, np.full(1, slots - 1, np.int32))]
+    run = jax.jit(lambda q, k, v, start: cached_attention(q, k, v, start, scale=size**-0.5))
+    return lambda: run(*placed).block_until_ready(), (4.0 * size + 5) * heads * queries * slots
 
 
 def _chain(size: int, count: int = 64) -> tuple[Callable[[], object], float]:
