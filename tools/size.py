@@ -18,7 +18,7 @@ BUDGETS = {
     "compilers": 11800,
     "twin": 6000,
     "debug": 600,
-    "chips": 900,
+    "chips": 950,
     "mapper": 2600,
     "validate": 1100,
     "llm": 2400,
