@@ -35,6 +35,7 @@ from anychip.core import CompileOptions, LanguageModel, config, discover, machin
 from anychip.frontends.pull import pull
 from anychip.llm import Limits, Sampling, Stop, prompt_ids
 from anychip.llm.engine import Engine, Speculation
+from anychip.llm.paged import PAGE
 from anychip.llm.speculate import PromptLookup
 
 TEXTS = (
@@ -64,7 +65,7 @@ class Bench:
         return Engine(
             self.model,
             self.target,
-            Limits(page_tokens=16, **limits),
+            Limits(page_tokens=PAGE, **limits),
             options=self.options,
             speculation=speculation,
             precision=replace(native, cache=cache) if cache else native,
@@ -77,7 +78,7 @@ class Bench:
             prompt = prompt_ids(self.model, dice.choice(TEXTS)) * dice.randrange(1, 6)
             heat = dice.choice((0.0, 0.8))
             asked.append((prompt, dice.randrange(4, 40), Sampling(temperature=heat, seed=number)))
-        need = sum(-(-(len(p) + n) // 16) for p, n, _ in asked)
+        need = sum(-(-(len(p) + n) // PAGE) for p, n, _ in asked)
         limits = {"pages": need // 10, "step_tokens": 128, "sequences": 64, "context": 512}
         one = self.engine(limits)
         numbers = [one.submit(p, max_new=n, sampling=s, stop=NO_STOP) for p, n, s in asked]
@@ -121,7 +122,7 @@ class Bench:
         prompt = prompt_ids(self.model, TEXTS[1])
         whole = self.model.facts.context
         most = min(most, whole - len(prompt))
-        pages, window = -(-whole // 16), max(most // 16, 1)
+        pages, window = -(-whole // PAGE), max(most // 16, 1)
         one = self.engine({"pages": pages, "step_tokens": 16, "sequences": 1, "context": whole})
         one.warm([len(prompt)])
         peer = None
@@ -156,7 +157,7 @@ class Bench:
 
     def guess(self, rounds: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        limits = {"pages": 64, "step_tokens": 64, "sequences": 1, "context": 512}
+        limits = {"pages": 512 // PAGE, "step_tokens": 64, "sequences": 1, "context": 512}
         for name, text in (("repeats", REPEATS), ("prose", TEXTS[1])):
             prompt = prompt_ids(self.model, text)
             plain = self.engine(limits)
@@ -183,7 +184,7 @@ class Bench:
         """Tokens a second behind a long prompt, whose pages later rounds find again."""
         dice, behind, steps = random.Random(0), 4096, 48
         prompt = [dice.randrange(self.model.facts.vocabulary) for _ in range(behind)]
-        limits = {"pages": 270, "step_tokens": 256, "sequences": 1, "context": 4288}
+        limits = {"pages": 4288 // PAGE, "step_tokens": 256, "sequences": 1, "context": 4288}
         engines = {cache: self.engine(limits, cache=cache) for cache in ("f16", "q8_0")}
         seconds: dict[str, list[float]] = {cache: [] for cache in engines}
         for number in range(rounds + 1):

@@ -333,6 +333,7 @@ def test_a_plan_and_its_code_can_be_looked_at(tiny):
     kinds = set(executable.artifacts)
     assert {"plan", "llvm_ir", "assembly", "packed", "seconds", "stablehlo"} <= kinds
     assert "matmul_q8_0" in executable.artifacts["plan"]
+    assert "MB of weights, in huge pages: " in executable.artifacts["memory"]
     assert 'define void @"step"' in executable.artifacts["llvm_ir"]
     assert "step:" in executable.artifacts["assembly"]
 

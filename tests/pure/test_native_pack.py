@@ -125,31 +125,3 @@ def test_an_unreadable_weight_is_its_own_error_and_leaves_no_file(stored, tmp_pa
     with pytest.raises(InputError, match="disk is gone"):
         pack.load(entries, loose, choose(), tmp_path / "packed")
     assert not list((tmp_path / "packed").iterdir())
-
-
-def test_packed_weights_lie_in_huge_pages_where_the_system_has_them():
-    try:
-        with open("/sys/kernel/mm/transparent_hugepage/enabled") as file:
-            setting = file.read()
-    except OSError:
-        pytest.skip("no /sys/kernel/mm/transparent_hugepage: not Linux")
-    if "[never]" in setting:
-        pytest.skip("transparent huge pages are switched off on this machine")
-    memory = pack.buffer(8 << 20)
-    array = np.frombuffer(memory, np.uint8)
-    array[:] = 1
-    assert huge_kb(array.ctypes.data) > 0
-
-
-def huge_kb(address: int) -> int:
-    """How much of the mapping at `address` is in huge pages (proc_pid_smaps(5))."""
-    is_here = False
-    with open("/proc/self/smaps") as file:
-        for line in file:
-            word = line.split()[0]
-            if "-" in word and not word.endswith(":"):
-                start, end = (int(part, 16) for part in word.split("-"))
-                is_here = start <= address < end
-            elif is_here and word == "AnonHugePages:":
-                return int(line.split()[1])
-    raise AssertionError(f"no mapping at {address:#x}")

@@ -22,10 +22,6 @@ from anychip.core import (
 )
 from anychip.core.config import read
 
-PAGE = 16
-"""Tokens in a page of the KV cache: what cpu:native's kernels take."""
-
-
 KV = ("f32", "f16", "bf16", "q8_0")
 """What a KV cache may hold."""
 
@@ -167,6 +163,7 @@ def _engine(
     from anychip.llm import Limits
     from anychip.llm.engine import Engine, Speculation
     from anychip.llm.generate import check_room
+    from anychip.llm.paged import PAGE
 
     longest = max(len(one) for one in ids)
     check_room(longest, model.facts.context, f"{model.name} has")
@@ -221,6 +218,8 @@ def _engine(
         engine.warm([len(one) for one in ids])
         for _ in engine.generate([ids[0][:2]], max_new=1):
             pass  # the first step places the weights; it is not part of the timing
+        if engine.steps.memory:
+            progress_console.print(f"[dim]{engine.steps.memory}[/dim]", highlight=False)
     return _Numbered(engine)
 
 

@@ -19,9 +19,7 @@ from anychip.core import (
     UsageError,
     measured,
 )
-from anychip.llm.paged import PagedSteps, Row
-
-PAGE = 16
+from anychip.llm.paged import PAGE, PagedSteps, Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from anychip.compilers.native import jit
+from anychip.compilers.native import huge, jit
 from anychip.compilers.native.cover import EIGHT_BITS
 from anychip.compilers.native.foreign import Piece
 from anychip.compilers.native.isa import Isa
@@ -34,25 +34,45 @@ ROUNDED = 16 / 254
 to 8 bits: 16 unit roundoffs (half a step at a group's largest number), as for twins' formats."""
 
 
+Kind = tuple[tuple[int, ...], str]
+"""Shape and element type."""
+_LINE = 64
+
+
 class State(np.ndarray):
     """A KV cache that steps update in place. Only what a run returns is one; views of it are not.
 
-    `address` is where it lies, `kind` its shape and element type.
+    `address` is where it lies.
     """
 
     address: int = 0
-    kind: tuple[tuple[int, ...], str] | None = None
+    kind: Kind | None = None
 
     @staticmethod
-    def of(array: np.ndarray, kind: tuple[tuple[int, ...], str]) -> State:
-        """A copy that starts on a cache line."""
-        memory = np.empty(array.nbytes + 64, np.uint8)
-        start = -memory.ctypes.data % 64
-        own = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    def of(array: np.ndarray, kind: Kind, room: Room) -> State:
+        """A copy that starts on a cache line of `room`."""
+        own = room.take(array.nbytes).view(array.dtype).reshape(array.shape)
         own[...] = array
         made = own.view(State)
         made.address, made.kind = own.ctypes.data, kind
         return made
+
+
+class Room:
+    """Memory for the caches of one step, side by side: a layer's own is often smaller than a huge
+    page. It lasts as long as any of them."""
+
+    def __init__(self, sizes: Iterable[int]):
+        size = sum(-(-one // _LINE) * _LINE for one in sizes)
+        # Little is not worth the system's zeroing a huge page.
+        memory = huge.buffer(size) if size >= huge.PAGE else np.zeros(size + _LINE, np.uint8)
+        self._memory = np.frombuffer(memory, np.uint8)
+        self._at = -self._memory.ctypes.data % _LINE
+
+    def take(self, size: int) -> np.ndarray:
+        start = self._at
+        self._at += -(-size // _LINE) * _LINE
+        return self._memory[start : start + size]
 
 
 @dataclass(eq=False)
@@ -81,10 +101,9 @@ class NativeExecutable:
         is_rounded = any(row.why == EIGHT_BITS for row in self.plan.coverage)
         self.tolerance = ROUNDED if is_rounded else None
         self._slots = Context(self.plan)
-        size = self.plan.shared_bytes + self.plan.threads * self.plan.private_bytes + 64
-        self._arena = np.zeros(size, np.uint8)
-        arena = -(-self._arena.ctypes.data // 64) * 64
-        self._arena_start = arena - self._arena.ctypes.data
+        size = self.plan.shared_bytes + self.plan.threads * self.plan.private_bytes
+        self._arena = Room([size]).take(size)
+        arena = self._arena.ctypes.data
         self._foreign_weights: dict[str, np.ndarray] = {}
         self._table = table(self.plan, dict(self.image.offsets))
         self._context = np.zeros(self._slots.size, np.int64)
@@ -116,13 +135,18 @@ class NativeExecutable:
                 f"{self.plan.name} takes {len(self._arguments)} arrays besides its weights "
                 f"({', '.join(self._names)}), got {len(inputs)}"
             )
+        room: Room | None = None
         addresses: list[int] = []
         held: dict[str, Any] = {}
         seen: set[int] = set()
         for (argument, kind, is_state), value in zip(self._arguments, inputs, strict=True):
             if type(value) is not State or value.kind != kind or not is_state:
                 array = self._checked(argument, kind, value)
-                value = State.of(array, kind) if is_state else np.ascontiguousarray(array)
+                if is_state:
+                    room = room or Room(a.nbytes for a, _, is_state in self._arguments if is_state)
+                    value = State.of(array, kind, room)
+                else:
+                    value = np.ascontiguousarray(array)
                 address = value.ctypes.data
             else:
                 address = value.address
@@ -198,7 +222,7 @@ class NativeExecutable:
         if isinstance(place, Constant):
             return np.frombuffer(place.data, wide)
         assert isinstance(place, Buffer)
-        base = self._arena_start + (self.plan.shared_bytes if place.private else 0)
+        base = self.plan.shared_bytes if place.private else 0
         start = base + self.plan.offsets[place]
         size = -(-place.nbytes // wide.itemsize) * wide.itemsize
         return self._arena[start : start + size].view(wide)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from anychip.compilers.cache import cpu_features
-from anychip.compilers.native import numa
+from anychip.compilers.native import huge, numa
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.pack_blocks import pack_blocks
@@ -31,7 +31,6 @@ VERSION = 2
 
 Entry = PackedWeight | Constant
 _ALIGNED = 64
-_HUGE = 2 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,13 @@ class Image:
     @property
     def address(self) -> int:
         return np.frombuffer(self.memory, np.uint8).ctypes.data
+
+    def pages(self) -> str:
+        """How much of it the system put into huge pages."""
+        size = len(memoryview(self.memory))
+        found = huge.share(self.address, size)
+        told = "not known" if found is None else f"{found:.0%}"
+        return f"{size / 1e6:.1f} MB of weights, in huge pages: {told}"
 
 
 def offsets(entries: Iterable[Entry]) -> tuple[dict[Entry, int], int]:
@@ -90,7 +96,7 @@ def load(
     places, size = offsets(entries)
     key = identity(entries, weights, isa) if folder is not None else None
     if folder is None or key is None:
-        memory = buffer(size)
+        memory = huge.buffer(size)
         _fill(np.frombuffer(memory, np.uint8), places, weights)
         return Image(places, memory, "packed in memory: no cache folder, or weights without a file")
     path = folder / f"{key}.packed"
@@ -135,7 +141,7 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
 
 
 def _mapped(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Nodes) -> Any:
-    memory = buffer(size)
+    memory = huge.buffer(size)
     view = memoryview(memory)
     every = [(0, size)] if len(nodes) == 1 else [(at, e.nbytes) for e, at in places.items()]
     shares = numa.spans(every, nodes)
@@ -151,20 +157,6 @@ def _mapped(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Node
                     at += count
 
     numa.on_each(nodes, read)
-    return memory
-
-
-def buffer(size: int) -> Any:
-    """Anonymous memory in huge pages where the system has them: fewer page walks on the way.
-
-    Private: shared memory, which mmap makes unless told, has huge pages on few systems.
-    """
-    private = (
-        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    )
-    memory = mmap.mmap(-1, max(-(-size // _HUGE) * _HUGE, _HUGE), **private)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 

@@ -118,6 +118,7 @@ class NativeTarget:
                 "llvm_ir_optimised": lambda: code.optimised_ir,
                 "assembly": lambda: code.assembly,
                 "packed": lambda: image.note,
+                "memory": image.pages,
                 "seconds": lambda: _table(seconds),
             }
         )
@@ -152,6 +153,7 @@ class NativeTarget:
                 **{stage: partial(_artifact, anew, stage) for stage in STAGES},
                 "plan": plan.text,
                 "packed": lambda: image.note,
+                "memory": image.pages,
                 "seconds": lambda: _table({"loading kept code": code.seconds}),
             }
         )

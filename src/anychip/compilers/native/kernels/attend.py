@@ -17,12 +17,30 @@ _LOWEST = -1e30
 
 
 @dataclass(frozen=True)
-class Block:
-    """Where sixteen keys and values lie: addresses by number, of values also a number of run
-    time."""
+class Rows:
+    """Sixteen keys or values. Whoever reads one asks for the one that stands in its place among the
+    sixteen `following`: one by one, for the machine can have only so many lines on their way, and
+    of pages, and of short caches, it cannot guess in time what will be read.
+    """
 
-    key: Callable[[int], Value]
-    value: Callable[[Value], Value]
+    f: Function
+    at: Callable[[Value | int], Value]
+    following: Value
+    nbytes: int
+
+    def row(self, j: Value | int) -> Value:
+        ahead = self.following.at(j * self.nbytes)
+        for offset in range(0, self.nbytes, 64):
+            self.f.prefetch(ahead.at(offset))
+        return self.at(j)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sixteen keys and their values."""
+
+    keys: Rows
+    values: Rows
 
 
 @dataclass(frozen=True)
@@ -102,7 +120,9 @@ class Softmax:
                 kept.store(weight, align=64)
             with f.loop(0, 16, 4) as begin:
                 for j in range(4):
-                    part_of = number.row_reader(f, self.isa, here.value(begin + j), self.element)
+                    part_of = number.row_reader(
+                        f, self.isa, here.values.row(begin + j), self.element
+                    )
                     for i in range(parts):
                         part = part_of(i)
                         for kept, own in zip(shares, sums, strict=True):
@@ -143,7 +163,7 @@ class Softmax:
 
         def folded(first: int, count: int) -> list[Value]:
             if count == 1:
-                part_of = number.row_reader(self.f, self.isa, here.key(first), self.element)
+                part_of = number.row_reader(self.f, self.isa, here.keys.row(first), self.element)
                 loaded = [part_of(i) for i in range(self.width // 16)]
                 return [_products(self.f, row, loaded) for row in rows]
             half = count // 2
@@ -156,11 +176,6 @@ class Softmax:
 def inverse(f: Function, mass: Value) -> Value:
     """One over the softmax's denominator; a query that sees nothing gets zeros, not NaN."""
     return (f.f32(1.0) / f.larger(f.total(mass), f.f32(1e-37))).splat()
-
-
-def prefetch(f: Function, start: Value, nbytes: int) -> None:
-    for offset in range(0, nbytes, 64):
-        f.prefetch(start.at(offset))
 
 
 def _products(f: Function, row: list[Value], key: list[Value]) -> Value:

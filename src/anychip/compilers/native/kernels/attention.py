@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from anychip.compilers.native.ir import F32V, I32, I64, Function, Value
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels import number
-from anychip.compilers.native.kernels.attend import Block, Softmax, inverse, prefetch, visible
+from anychip.compilers.native.kernels.attend import Block, Rows, Softmax, inverse, visible
 from anychip.compilers.native.kernels.attention_tiles import QUERIES, Tiles
 
 
@@ -97,15 +97,13 @@ class Attention:
         values = f.arguments["v"].at(line * (size * self.value_width))
 
         def block(slot: Value) -> Block:
-            at = [self._row(f, slot + j) for j in range(16)]
-            # A short cache ends before the machine has noticed that it is being streamed.
-            value_bytes, key_bytes = size * self.value_width, size * self.width
-            prefetch(f, values.at(at[0] * value_bytes), 16 * value_bytes)
-            prefetch(f, keys.at((at[0] + 16) * key_bytes), 16 * key_bytes)
-            return Block(
-                key=lambda j: keys.at(at[j] * key_bytes),
-                value=lambda j: values.at(self._row(f, slot + j) * value_bytes),
-            )
+            def rows(cache: Value, nbytes: int) -> Rows:
+                def at(j: Value | int) -> Value:
+                    return cache.at(self._row(f, slot + j) * nbytes)
+
+                return Rows(f, at, cache.at((slot + 16) * nbytes), nbytes)
+
+            return Block(rows(keys, size * self.width), rows(values, size * self.value_width))
 
         softmax = Softmax(f, isa, self.element, self.width, self.value_width, self.softcap)
         base = f.arguments["q"].at(batch * (4 * self.strides[0])).at(query * (4 * self.strides[1]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from anychip.compilers.native.ir import I32, I64, Function, Value
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels import number
-from anychip.compilers.native.kernels.attend import Block, Softmax, prefetch, visible
+from anychip.compilers.native.kernels.attend import Block, Rows, Softmax, visible
 
 
 def _place(f: Function, token: Value, tokens: int) -> tuple[Value, Value]:
@@ -140,16 +140,23 @@ class PagedAttention:
         sequence, position = _place(f, token, self.tokens)
         seen = visible(f, position, position + 1, self.window, chunk, self.chunks)
 
-        def block(slot: Value) -> Block:
+        key_bytes = number.row_bytes(self.element, self.width)
+        value_bytes = number.row_bytes(self.element, self.value_width)
+
+        def row(slot: Value) -> Value:
             page = _page(f, sequence, slot, self.table, self.page)
-            row = (page * self.kv_heads + kv_head) * self.page + slot % self.page
-            key_bytes = number.row_bytes(self.element, self.width)
-            value_bytes = number.row_bytes(self.element, self.value_width)
-            keys = f.arguments["k"].at(row * key_bytes)
-            values = f.arguments["v"].at(row * value_bytes)
-            prefetch(f, values, 16 * value_bytes)
+            return (page * self.kv_heads + kv_head) * self.page + slot % self.page
+
+        def block(slot: Value) -> Block:
+            here, there = row(slot), row(f.select(slot + 16 < seen.high, slot + 16, slot))
+
+            def rows(pool: Value, nbytes: int) -> Rows:
+                start = pool.at(here * nbytes)
+                return Rows(f, lambda j: start.at(j * nbytes), pool.at(there * nbytes), nbytes)
+
             return Block(
-                key=lambda j: keys.at(j * key_bytes), value=lambda j: values.at(j * value_bytes)
+                rows(f.arguments["k"], key_bytes),
+                rows(f.arguments["v"], value_bytes),
             )
 
         softmax = Softmax(f, isa, self.element, self.width, self.value_width, self.softcap)
