@@ -66,7 +66,7 @@ def test_the_choice_and_its_evidence_are_kept(tmp_path):
     evidence = json.loads(executable.artifacts["evidence"])
     assert evidence["chosen"] == "xla"
     assert evidence["not_compiled"] == {"absent": "not here"}
-    assert len(evidence["entrants"]["xla"]["samples_s"]) >= 6
+    assert len(evidence["entrants"]["xla"]["samples_s"]) >= 3
     again = target.compile(module, options)
     assert json.loads(again.artifacts["evidence"]) == evidence
     for file in tmp_path.iterdir():

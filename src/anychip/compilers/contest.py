@@ -16,8 +16,7 @@ from anychip.core import AnychipError, CompileError
 @dataclass(frozen=True)
 class _Burst:
     """A pause, so that the threads of the one before stop spinning; runs that do not count, for
-    they meet another program's caches; runs that do, at least two (of long ones: one) and at most
-    `most`."""
+    they meet another program's caches; runs that do, at least two and at most `most`."""
 
     settle_s: float
     warm_s: float
@@ -30,7 +29,9 @@ _HEATS, _FAR, _NEAR = 3, 3.0, 2.0
 """Rounds in which all take part but those more than `_FAR` times as slow as the best in one; those
 less than `_NEAR` times as slow in all go on."""
 _LONG_S = 0.2
-"""A run that takes longer is counted once a burst: it is long enough to speak for itself."""
+"""A run that takes longer is a burst of its own: what it meets at first hardly counts in it."""
+_LEAST = 5
+"""Rounds of the final."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def contest(
     """Check each against the reference's results, then time those that agree in turns.
 
     Without a reference (or when it fails) the first that runs takes its place. Three rounds tell
-    who is near the best; those are timed anew in a final of longer bursts, of at least 5 rounds (3
-    of long runs), at most `rounds`, and about `seconds`. Each round begins with another entrant.
+    who is near the best; those are timed anew in a final of longer bursts, of at least 5 rounds, at
+    most `rounds`, and about `seconds`. Each round begins with another entrant.
     Raises CompileError when none gives the reference's numbers.
     """
     held = [np.array(i) for i in inputs]
@@ -126,14 +127,13 @@ def contest(
         racing = _near_best(racing, rows, _FAR)
     finalists = _near_best(racing, rows, _NEAR)
     if len(finalists) > 1:
-        least = 3 if min(rows[e.name].undisturbed_s for e in finalists) > _LONG_S else 5
         for one in finalists:
             rows[one.name] = Row(rows[one.name].error, is_finalist=True)
         start = time.perf_counter()
         for turn in range(rounds):
             for one in _in_turn(finalists, turn):
                 rows[one.name].add(_burst(one, held, _FINAL))
-            if turn + 1 >= least and time.perf_counter() - start > seconds:
+            if turn + 1 >= _LEAST and time.perf_counter() - start > seconds:
                 break
     return Outcome(rows, min(finalists, key=lambda e: rows[e.name].undisturbed_s).name)
 
@@ -155,14 +155,13 @@ def _results(one: Entrant, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
 def _burst(one: Entrant, inputs: Sequence[np.ndarray], burst: _Burst) -> list[float]:
     time.sleep(burst.settle_s)
     began = time.perf_counter()
-    _timed(one, inputs)
+    if (first := _timed(one, inputs)) > _LONG_S:
+        return [first]
     while time.perf_counter() - began < burst.warm_s:
         _timed(one, inputs)
     samples: list[float] = []
     while len(samples) < 2 or (sum(samples) < burst.counted_s and len(samples) < burst.most):
         samples.append(_timed(one, inputs))
-        if samples[0] > _LONG_S:
-            break
     return samples
 
 
