@@ -43,7 +43,7 @@ class Row:
     note: str
 
 
-GROQ = {"chip": "groq-lpu", "system": "groqrack", "precision": "int8-weights", "batch": 1}
+GROQ = {"chip": "groq-lpu", "system": "groqrack", "precision": "int8", "batch": 1}
 WAFER = {"system": "cs3", "precision": "f16", "batch": 1, "tensor": 1}
 CORSAIR = {"chip": "dmatrix-corsair", "precision": "mxint8", "tensor": 8}
 ROWS = (

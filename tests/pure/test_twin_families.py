@@ -28,7 +28,7 @@ SHARDS = {
     "chiplet": [Shards(), Shards(4), Shards(2, 2)],
 }
 AGREE = {
-    "decode": {"lpu": (0.25, 0.9), "wafer": (0.7, 1.2), "dimc": (0.8, 1.1), "chiplet": (0.6, 1.1)},
+    "decode": {"lpu": (0.25, 1.0), "wafer": (0.7, 1.2), "dimc": (0.8, 1.1), "chiplet": (0.6, 1.1)},
     "prefill": {"lpu": (0.9, 1.9), "wafer": (1.0, 2.3), "dimc": (1.0, 1.9), "chiplet": (0.8, 1.1)},
 }
 """Simulated over closed-form seconds. Decode: the LPU's closed form pays four vector operations to

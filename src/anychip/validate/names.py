@@ -34,8 +34,8 @@ MODELS = {
 PRECISIONS = {
     r"fp8|8-bit|not stated \(fp8 implied\)|bfp8/bfp4 mix.*": "fp8",
     r"fp16|fp16/bf16|bf16|weights bf16|f16.*": "bf16",
-    r"int8": "int8",
-    r"weights int8|q8_0.*|int8/fp16 mix": "int8-weights",
+    r"int8|int8/fp16 mix": "int8",
+    r"weights int8|q8_0.*": "int8-weights",
     r"int4.*|uint4|q4_k_m.*|q4_0|w4a16.*": "q4_0",
     r"fp4|nvfp4.*": "nvfp4",
     r"mxint8": "mxint8",
@@ -45,7 +45,7 @@ PRECISIONS = {
 """The nearest precision that is built. Tenstorrent's block formats count as fp8, as its chips'
 specs do; 4-bit files as q4_0."""
 
-NATIVE = {"dmatrix-corsair": {"fp8": "mxint8"}, "groq-lpu": {"fp8": "int8-weights"}}
+NATIVE = {"dmatrix-corsair": {"fp8": "mxint8"}, "groq-lpu": {"fp8": "int8"}}
 """What a chip's "8-bit" is, where that is not fp8."""
 
 GB = 1e9
