@@ -133,12 +133,14 @@ def test_whoever_ends_the_zoo_ends_its_children_and_keeps_what_is_done(tmp_path,
         "from anychip.cli import main; main()"  # a shell's background jobs ignore interrupts
     )
     command = [sys.executable, "-c", program, "zoo", "./planted.toml", "--folder", "out"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=tmp_path, **quiet) as zoo:
+    piped = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **piped) as zoo:
         until(lambda: (tmp_path / "pid").exists())
         child = int((tmp_path / "pid").read_text())
         zoo.send_signal(number)
-        assert zoo.wait(60) != 0
+        _, told = zoo.communicate(timeout=60)
+        assert zoo.returncode != 0
+    assert "stopped with 1 of 2 models to go; --folder out goes on" in told
     until(lambda: not Path(f"/proc/{child}").exists())
     (line,) = (tmp_path / "out/results.jsonl").read_text().splitlines()
     assert json.loads(line)["model"] == "planted/quick"

@@ -72,19 +72,26 @@ def zoo(
         if _is_open(done.get(entry.key), targets, retry)
     ]
     run.path.mkdir(parents=True, exist_ok=True)
-    with (
-        _ended_by_sigterm(),
-        closing(library.run(waiting, targets, limits, run.path / "logs")) as rows,
-        open(results, "a") as file,
-        _progress() as progress,
-    ):
-        task = progress.add_task("zoo", total=len(waiting))
-        for row in rows:
-            done[row.model] = _merged(done.get(row.model), row.to_json())
-            file.write(json.dumps(done[row.model]) + "\n")
-            file.flush()  # whoever stops us loses no model
-            progress.console.print(_line(done[row.model]), style="dim", soft_wrap=True)
-            progress.update(task, advance=1, description=row.model)
+    left = len(waiting)
+    try:
+        with (
+            _ended_by_sigterm(),
+            closing(library.run(waiting, targets, limits, run.path / "logs")) as rows,
+            open(results, "a") as file,
+            _progress() as progress,
+        ):
+            task = progress.add_task("zoo", total=len(waiting))
+            for row in rows:
+                done[row.model] = _merged(done.get(row.model), row.to_json())
+                file.write(json.dumps(done[row.model]) + "\n")
+                file.flush()  # whoever stops us loses no model
+                left -= 1
+                progress.console.print(_line(done[row.model]), style="dim", soft_wrap=True)
+                progress.update(task, advance=1, description=row.model)
+    except (KeyboardInterrupt, SystemExit):
+        told = f"stopped with {left} of {len(waiting)} models to go; --folder {run.path} goes on"
+        progress_console.print(told, soft_wrap=True)
+        raise
     shown = [done[e.key] for e in everything if e.key in done]
     command = shlex.join(["anychip", *sys.argv[1:]])
     made = library.document(shown, f"{_now():%Y-%m-%d}", everything) | {"run": str(run.path)}
