@@ -142,8 +142,34 @@ def test_keras_model_and_its_file_match(tmp_path):
     assert by_axis.signature == from_file.signature
     with pytest.raises(UsageError, match=r"open dimensions: image .*--dim x_0=1"):
         load_tensorflow(tmp_path / "small.keras")
+    with pytest.raises(UsageError, match=r"\['batch', 12, 12, 3\]; .*KERAS_BACKEND=jax"):
+        load_tensorflow(model, shapes={"image": ("batch", 12, 12, 3)})
     with pytest.raises(UsageError, match="no open dimensions are called image_1"):
         load_tensorflow(model, dims={"image_0": 2, "image_1": 12})
+
+
+def test_a_keras_subclass_takes_arguments_one_by_one_or_by_name():
+    class Pair(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = keras.layers.Dense(3)
+
+        def call(self, a, b):
+            return self.head(a) - b
+
+    class Named(Pair):
+        def call(self, inputs):
+            return self.head(inputs["a"]) - inputs["b"]
+
+    a, b = RNG.random((2, 4)).astype("f4"), RNG.random((2, 3)).astype("f4")
+    pair, named = Pair(), Named()  # not built: loading makes their weights
+    module = load_tensorflow(pair, [a, b])
+    assert close(run(module, a, b)[0], pair(a, b))
+    module = load_tensorflow(named, {"a": a, "b": b})
+    assert [x.name for x in module.signature.named("input")] == ["a", "b"]
+    assert close(run(module, a, b)[0], named({"a": a, "b": b}))
+    with pytest.raises(UsageError, match="a Pair needs example_inputs"):
+        load_tensorflow(Pair())
 
 
 def test_recurrent_layer_and_control_flow_match():
@@ -167,6 +193,8 @@ def test_recurrent_layer_and_control_flow_match():
 
     x = RNG.standard_normal((3, 4)).astype("f4")
     steps = np.int32(4)
+    named = tf.function(lambda x: {"up": x + 1, "pair": (x, -x)})
+    assert load_tensorflow(named, x).signature.results[-1].name == "up"
     assert close(run(load_tensorflow(loop, [x, steps]), x, steps)[0], loop(x, steps))
 
 

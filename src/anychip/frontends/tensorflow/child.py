@@ -56,7 +56,7 @@ def export(job: dict[str, Any], out: Path) -> dict[str, Any]:
     outputs = concrete.structured_outputs
     return {
         "inputs": [s.name for s in specs],
-        "outputs": _output_names(outputs, tf),
+        "outputs": output_names(outputs, tf),
         "captured": [{"name": name, "variable": variable} for name, variable, _ in captured],
         "signature": structure,
         "sized_by_data": sized_by_data(concrete, Path(job["path"])),
@@ -168,7 +168,7 @@ def _captured(captured: Any, variables: Any, tf: Any) -> tuple[str, bool, Any]:
     )
 
 
-def _output_names(outputs: Any, tf: Any) -> list[str]:
+def output_names(outputs: Any, tf: Any) -> list[str]:
     if isinstance(outputs, dict):
         return [
             f"{key}" if not isinstance(value, list | tuple | dict) else f"{key}.{i}"

@@ -6,6 +6,7 @@ a symbolic batch use Keras on its JAX backend.
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from anychip.core import (
     missing_extra,
 )
 from anychip.core.child import run_module
-from anychip.frontends.tensorflow.child import OPEN, with_dims
+from anychip.frontends.tensorflow.child import OPEN, output_names, with_dims
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -60,7 +61,7 @@ def load_tensorflow(
         example_inputs = (example_inputs,)  # one array, not a sequence of its rows
     with tempfile.TemporaryDirectory(prefix="anychip-tf-") as folder:
         work = Path(folder)
-        path, names = _on_disk(model, example_inputs, shapes, dims or {}, work)
+        path, names, titles = _on_disk(model, example_inputs, shapes, dims or {}, work)
         job = {
             "path": str(path),
             "signature": signature,
@@ -77,8 +78,9 @@ def load_tensorflow(
         )
         result = json.loads((work / "result.json").read_text())
         if "error" in result:
-            raise _error(result, path)
+            raise _error(result, Path(path.name) if names else path)
         result["inputs"] = names or result["inputs"]
+        result["outputs"] = titles or result["outputs"]
         return _module(result, work, path.stem)
 
 
@@ -91,21 +93,25 @@ def _require_tensorflow() -> None:
 
 def _on_disk(
     model: Any, example_inputs: Any, shapes: Shapes | None, dims: Mapping[str, int], work: Path
-) -> tuple[Path, list[str]]:
-    """The model as a folder or file, and its inputs' names in order when it was a live object."""
+) -> tuple[Path, list[str], list[str]]:
+    """The model as a folder or file; names of inputs and outputs when it was a live object."""
     if isinstance(model, str | Path):
         path = Path(model)
         is_saved_model = path.is_dir() and (path / "saved_model.pb").is_file()
         if not is_saved_model and not (path.suffix == ".keras" and path.is_file()):
             raise InputError("neither a SavedModel folder nor a .keras file", path=str(path))
-        return path, []
+        return path, [], []
     import tensorflow as tf
 
     names, specs, call = _live(model, example_inputs, shapes, dims, tf)
 
+    titles: list[str] = []
+
     @tf.function(input_signature=specs, autograph=False)
     def flat(*inputs: Any) -> dict[str, Any]:
-        return {f"output_{i:03}": t for i, t in enumerate(tf.nest.flatten(call(*inputs)))}
+        outputs = call(*inputs)
+        titles[:] = output_names(outputs, tf)
+        return {f"output_{i:03}": t for i, t in enumerate(tf.nest.flatten(outputs))}
 
     holder: Any = tf.Module()
     holder.flat = flat
@@ -113,24 +119,31 @@ def _on_disk(
     target = work / (getattr(model, "name", "") or type(model).__name__)
     options = tf.saved_model.SaveOptions(save_debug_info=True)  # lines for the list of what fails
     tf.saved_model.save(holder, str(target), signatures=flat, options=options)
-    return target, names
+    return target, names, titles
 
 
 def _live(
     model: Any, example_inputs: Any, shapes: Shapes | None, dims: Mapping[str, int], tf: Any
 ) -> tuple[list[str], list[Any], Any]:
     """Input names, static TensorSpecs named by position, and a callable over tensors."""
-    is_keras = hasattr(model, "layers") and hasattr(model, "inputs")
+    is_keras, title = hasattr(model, "stateless_call"), type(model).__name__
     if not is_keras and not hasattr(model, "get_concrete_function"):
-        raise UsageError(f"{type(model).__name__} is no Keras model and no tf.function")
-    if is_keras:
+        raise UsageError(
+            f"{title} is no Keras model and no tf.function; pass one of its tf.functions, or the "
+            "folder that tf.saved_model.save makes of it"
+        )
+    says_inputs = is_keras and bool(getattr(model, "inputs", None))  # a subclass says none
+    if says_inputs:
         names = [i.name for i in model.inputs]
         declared = [(list(i.shape), i.dtype) for i in model.inputs]
-    elif example_inputs is None or isinstance(example_inputs, Mapping):
-        raise UsageError("a tf.function needs example_inputs: arrays in its parameters' order")
+    elif example_inputs is None:
+        raise UsageError(
+            f"a {title} needs example_inputs: arrays in its parameters' order, or by name"
+        )
     else:
-        arrays = [np.asarray(a) for a in example_inputs]
-        names = [f"input_{i}" for i in range(len(arrays))]
+        is_named = isinstance(example_inputs, Mapping)
+        arrays = [np.asarray(a) for a in (example_inputs.values() if is_named else example_inputs)]
+        names = list(example_inputs) if is_named else [f"input_{i}" for i in range(len(arrays))]
         declared = [(list(a.shape), a.dtype) for a in arrays]
     wanted = _shapes(example_inputs, shapes)
     sized: list[Any] = []
@@ -146,17 +159,38 @@ def _live(
         raise UsageError(f"no open dimensions are called {', '.join(rest)}")
 
     def call(*tensors: Any) -> Any:
+        if not says_inputs and isinstance(example_inputs, Mapping):
+            named = dict(zip(names, tensors, strict=True))
+            return model(named, training=False) if is_keras else model(**named)
         if not is_keras:
             return model(*tensors)
-        return model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)
+        if len(tensors) == 1 or (not says_inputs and _positional(model.call) >= len(tensors)):
+            return model(*tensors, training=False)
+        return model(list(tensors), training=False)
 
+    if is_keras and not model.built:
+        call(*(tf.zeros(one.shape, one.dtype) for one in sized))  # it makes its weights now
     return names, sized, call
+
+
+def _positional(function: Any) -> int:
+    """How many tensors a layer's `call` takes one by one."""
+    parameters = inspect.signature(function).parameters.values()
+    return sum(
+        p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in ("training", "mask") for p in parameters
+    )
 
 
 def _shapes(example_inputs: Any, shapes: Shapes | None) -> dict[str, list[int]]:
     if shapes is not None and example_inputs is not None:
         raise UsageError("give example_inputs or shapes, not both")
     if shapes is not None:
+        for name, shape in shapes.items():
+            if not all(isinstance(d, int | np.integer) for d in shape):
+                raise UsageError(
+                    f"shapes gives {name} as {list(shape)}; TensorFlow's bridge takes numbers only "
+                    "(a Keras model on its JAX backend, KERAS_BACKEND=jax, takes names, too)"
+                )
         return {name: [int(d) for d in shape] for name, shape in shapes.items()}
     if example_inputs is None:
         return {}
