@@ -300,6 +300,7 @@ def _window(g: Graph, axes: int) -> dict[str, Any]:
         keys["dilations"] = [int(n) for n in g.random.integers(1, 3, axes)]
     if g.random.random() < 0.3:
         keys["auto_pad"] = g.pick("SAME_UPPER", "SAME_LOWER", "VALID")
+        keys.pop("dilations", None)  # which ONNX Runtime leaves out of the padding
     elif g.random.random() < 0.7:
         keys["pads"] = [int(g.random.integers(0, n)) for n in keys["kernel_shape"] * 2]
     return keys
@@ -318,6 +319,10 @@ def _conv(g: Graph) -> Any:
         w = g.input((outer, inner // group, *keys["kernel_shape"]))
         return "Conv", [_image(g, inner, axes), w, *bias], keys
     strides = keys.get("strides", [1] * axes)
+    if "auto_pad" in keys:  # beyond the kernel ONNX Runtime gives less than the standard's size
+        strides = keys["strides"] = [
+            min(s, k) for s, k in zip(strides, keys["kernel_shape"], strict=True)
+        ]
     if "auto_pad" not in keys and g.random.random() < 0.4:
         keys["output_padding"] = [int(g.random.integers(0, s)) for s in strides]
     w = g.input((inner, outer // group, *keys["kernel_shape"]))

@@ -49,12 +49,9 @@ def main() -> int:
         done = {row["key"]: row for row in json.loads(options.json.read_text())["rows"]}
     if options.failed:
         done = {key: row for key, row in done.items() if not row["wrong"]}
-    while True:
-        died = _child(options, done)
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"rows": list(done.values())}, indent=1) + "\n")
-        if not died:
-            break
+    while _child(options, done):
+        pass
+    _write(options.json, done)
     rows = [row for row in done.values() if options.only in row["key"]]
     states = Counter[str]()
     for row in rows:
@@ -78,6 +75,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _write(path: Path, done: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"rows": list(done.values())}, indent=1) + "\n")
+
+
 def _child(options: argparse.Namespace, done: dict[str, Any]) -> bool:
     """Rows of one child into `done`; True when it died over one, which is a row too."""
     command = [sys.executable, __file__, "--child", *sys.argv[1:]]
@@ -97,6 +99,8 @@ def _child(options: argparse.Namespace, done: dict[str, Any]) -> bool:
             continue
         done[told["key"]] = told
         current = ""
+        if len(done) % 25 == 0:
+            _write(options.json, done)
         for one in told["wrong"]:
             print(f"{told['key']} {one}", flush=True)
         if options.show:

@@ -132,7 +132,7 @@ def _coordinates(call: Call, size: int, target: int, factor: float, ends: Any) -
     if how == "half_pixel":
         return (at + 0.5) / factor - 0.5
     if how == "half_pixel_symmetric":
-        return size / 2 * (1 - target / wanted) + (at + 0.5) / factor - 0.5
+        return (size - target / factor) / 2 + (at + 0.5) / factor - 0.5  # exact for halves
     if how == "pytorch_half_pixel":
         return (at + 0.5) / factor - 0.5 if wanted > 1 else np.zeros(target)
     if how == "align_corners":

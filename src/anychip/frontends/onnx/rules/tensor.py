@@ -163,8 +163,10 @@ def slice_(
 
 def _slice_axis(call: Call, x: Any, axis: int, start: Any, end: Any, stride: int) -> Any:
     length = x.shape[axis]
-    if stride < 0:
-        low, high = _clamp(end, -1, length, -1), _clamp(start, -1, length, -1)
+    if isinstance(length, int) and length == 0:
+        return x
+    if stride < 0:  # the standard, unlike NumPy, starts at the first element at least
+        low, high = _clamp(end, -1, length, -1), _clamp(start, 0, length, -1)
         x = call.xp.flip(cut(x, axis, low + 1, at_least(high + 1, low + 1)), axis)
         stride = -stride
     else:
