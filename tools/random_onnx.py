@@ -49,7 +49,10 @@ class Graph:
         fit = [
             name
             for name, value in self.values.items()
-            if value.dtype == kind and least <= value.ndim and rank in (-1, value.ndim)
+            if value.dtype == kind
+            and value.size
+            and least <= value.ndim
+            and rank in (-1, value.ndim)
         ]
         if fit and self.random.random() < 0.8:
             return self.pick(*fit)

@@ -48,7 +48,7 @@ def main() -> int:
     if options.json.exists() and not options.fresh:
         done = {row["key"]: row for row in json.loads(options.json.read_text())["rows"]}
     if options.failed:
-        done = {key: row for key, row in done.items() if not row["wrong"]}
+        done = {key: row for key, row in done.items() if not row["wrong"] and not row["refused"]}
     while _child(options, done):
         pass
     _write(options.json, done)
@@ -69,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--most", type=int, default=12, help="samples of an operator and type")
     parser.add_argument("--json", type=Path, default=Path("build/torch_samples.json"))
     parser.add_argument("--fresh", action="store_true", help="do not go on where the file stands")
-    parser.add_argument("--failed", action="store_true", help="run again what was wrong")
+    parser.add_argument("--failed", action="store_true", help="run again what did not pass")
     parser.add_argument("--show", action="store_true", help="tracebacks of what escapes")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -196,3 +196,19 @@ REDUCTIONS: Group = {
     "trapezoid": lambda t: torch.trapezoid(t.X, dim=1),
     "renorm": lambda t: torch.renorm(t.X, 2, 0, 1.0),
 }
+
+NO_AXES: Group = {
+    "sum of none": lambda t: t.X[0, 0, 0].sum(0, keepdim=True),
+    "max of none": lambda t: t.X[0, 0, 0].max(-1).indices,
+    "norm of none": lambda t: torch.linalg.vector_norm(t.X[0, 0, 0], dim=0),
+    "median of none": lambda t: t.X[0, 0, 0].median(0).values,
+    "mode of none": lambda t: t.X[0, 0, 0].mode(0).values,
+    "unfold of none": lambda t: t.X[0, 0, 0].unfold(0, 1, 1),
+    "softmax of nothing": lambda t: t.X[:0].softmax(0).sum(0),
+    "windows of nothing": lambda t: F.unfold(t.IMAGE[:0], 3).sum(0),
+    "meshgrid of numbers": lambda t: torch.meshgrid(t.X[0, 0, 0], t.Y[0, 0], indexing="xy")[1],
+    "nanmedian": lambda t: torch.where(t.Y > 1, torch.nan, t.X).nanmedian(1).values,
+    "nanmedian of all": lambda t: torch.where(t.Y > 1, torch.nan, t.X).nanmedian(),
+    "complex broadcasts": lambda t: torch.complex(t.X, t.Y[0]),
+    "pad circular negative": lambda t: F.pad(t.LINE, (-2, 3), mode="circular"),
+}

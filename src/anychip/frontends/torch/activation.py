@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import torch
 from jax import lax, nn
 
-from anychip.frontends.torch.plain import filled, where
+from anychip.frontends.torch.plain import filled, has_elements, where
 from anychip.frontends.torch.promote import cast, floating
 from anychip.frontends.torch.table import Rules
 from anychip.frontends.torch.tensors import torch_dtype
@@ -104,7 +104,9 @@ def softshrink(x: Any, lambd: Any = 0.5) -> Any:
 @RULES("softmax.int", "special_softmax")
 def softmax(x: Any, dim: int, dtype: Any = None) -> Any:
     (x,) = floating(x) if dtype is None else (cast(x, dtype),)
-    return composites.softmax(x, axis=dim % x.ndim) if x.ndim else filled(x, 1)
+    if not x.ndim:
+        return filled(x, 1)
+    return composites.softmax(x, axis=dim % x.ndim) if has_elements(x) else x
 
 
 @RULES("log_softmax.int", "special_log_softmax")

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from anychip.frontends.torch.plain import has_elements
 from anychip.frontends.torch.table import Rules
 
 RULES = Rules()
@@ -132,6 +133,9 @@ def im2col(x: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -
     """x[N, C, H, W] → [N, C·kh·kw, places]."""
     unbatched = x.ndim == 3
     x = x[None] if unbatched else x
+    if not has_elements(x):
+        one = jnp.zeros((1, *x.shape[1:]), x.dtype)
+        return im2col(one, kernel_size, dilation, padding, stride)[:0]
     patches = lax.conv_general_dilated_patches(
         x,
         per_axis(kernel_size, 2),

@@ -263,7 +263,8 @@ _DATA_DEPENDENT = ("data-dependent", "GuardOnDataDependentSymNode", "unbacked")
 
 
 def _is_about_data(error: Exception) -> bool:
-    return any(mark in str(error) for mark in _DATA_DEPENDENT)
+    marked = any(mark in str(error) for mark in _DATA_DEPENDENT)
+    return marked or type(error).__name__.startswith(("DataDependent", "DynamicOutput"))
 
 
 def _explained(error: Exception, model: torch.nn.Module) -> UnsupportedError:

@@ -78,6 +78,8 @@ def topk(
 @RULES("kthvalue")
 def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Any, Any]:
     values, places = sort_with_places(x, dim, False)
+    if not x.ndim:
+        return values, places
     axis = axis_of(dim, x.ndim)
     at = slice(k - 1, k)
     index = (*(slice(None),) * axis, at)
@@ -87,15 +89,30 @@ def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Any,
 
 @RULES("median.dim")
 def median_dim(x: Any, dim: int = -1, keepdim: bool = False) -> tuple[Any, Any]:
-    return kthvalue(x, (x.shape[axis_of(dim, x.ndim)] + 1) // 2, dim, keepdim)
+    return kthvalue(x, (x.shape[axis_of(dim, x.ndim)] + 1) // 2 if x.ndim else 1, dim, keepdim)
+
+
+@RULES("nanmedian.dim")
+def nanmedian_dim(x: Any, dim: int = -1, keepdim: bool = False) -> tuple[Any, Any]:
+    values, places = sort_with_places(x, dim, False)  # NaNs last
+    if not x.ndim:
+        return values, places
+    axis = axis_of(dim, x.ndim)
+    count = jnp.sum(values == values, axis, keepdims=True)
+    at = jnp.maximum(count - 1, 0) // 2
+    picked = [jnp.take_along_axis(one, at, axis) for one in (values, places)]
+    return picked if keepdim else [one.squeeze(axis) for one in picked]
 
 
 RULES("median")(lambda x: median_dim(x.reshape(-1), 0)[0])
+RULES("nanmedian")(lambda x: nanmedian_dim(x.reshape(-1), 0)[0])
 
 
 @RULES("mode")
 def mode(x: Any, dim: int = -1, keepdim: bool = False) -> tuple[Any, Any]:
     """The most frequent value (the smallest of equals) and a place where it stands."""
+    if not x.ndim:
+        return x, jnp.zeros((), jnp.int64)
     axis = axis_of(dim, x.ndim)
     values, places = sort_with_places(jnp.moveaxis(x, axis, -1), -1, False)
     counts = jnp.sum(values[..., :, None] == values[..., None, :], -1)

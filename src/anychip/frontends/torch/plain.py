@@ -22,6 +22,11 @@ def filled(like: Any, value: Any) -> Any:
     return jnp.broadcast_to(jnp.asarray(value, like.dtype), like.shape)
 
 
+def has_elements(x: Any) -> bool:
+    """False only where a size is known to be 0."""
+    return not any(isinstance(size, int) and size == 0 for size in x.shape)
+
+
 def get(x: Any, index: tuple[Any, ...]) -> Any:
     """`x[index]` for indices known to be within bounds and not negative."""
     return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)

@@ -100,8 +100,9 @@ def axis_of(dim: int, ndim: int) -> int:
 
 
 def axes_of(dims: Any, ndim: int) -> tuple[int, ...]:
-    """Dimensions counted from the front; None and () mean all of them."""
-    if dims is None:
+    """Dimensions counted from the front; None and () mean all of them, and a 0-d tensor has none,
+    whichever are named."""
+    if dims is None or not ndim:
         return tuple(range(ndim))
     listed = [dims] if isinstance(dims, int) else list(dims)
     return tuple(sorted(axis_of(d, ndim) for d in listed)) or tuple(range(ndim))

@@ -248,6 +248,8 @@ def pad_edges(x: Any, pad: Sequence[int], mode: str) -> Any:
 def _pad_edge(x: Any, axis: int, before: int, after: int, mode: str) -> Any:
     size = x.shape[axis]
     parts = [slice_(x, axis, max(-before, 0), size - max(-after, 0))]
+    if mode == "circular":  # what negative padding leaves goes round
+        x, size = parts[0], parts[0].shape[axis]
     repeated = lambda at, n: jnp.repeat(slice_(x, axis, at, at + 1), n, axis)  # noqa: E731
     if before > 0:
         head = {
@@ -304,6 +306,8 @@ def triu(x: Any, diagonal: int = 0) -> Any:
 
 @RULES("unfold")
 def unfold(x: Any, dimension: int, size: int, step: int) -> Any:
+    if not x.ndim:
+        return x.reshape(1)[:size]
     axis = axis_of(dimension, x.ndim)
     count = (x.shape[axis] - size) // step + 1
     starts = lax.iota(jnp.int32, count)[:, None] * step
@@ -377,7 +381,7 @@ def channel_shuffle(x: Any, groups: int) -> Any:
 
 @RULES("meshgrid", "meshgrid.indexing")
 def meshgrid(tensors: Sequence[Any], *, indexing: str = "ij") -> list[Any]:
-    return list(jnp.meshgrid(*tensors, indexing=indexing))
+    return list(jnp.meshgrid(*(t.reshape(-1) for t in tensors), indexing=indexing))
 
 
 RULES("broadcast_tensors")(lambda tensors: list(jnp.broadcast_arrays(*tensors)))

@@ -32,6 +32,11 @@ _REMEDIES: Mapping[str, str] = {
     "_thnn_fused_lstm_cell": "use torch.nn.LSTM or LSTMCell",
     "triton_kernel_wrapper_functional": "a Triton kernel is for one vendor; use its torch form",
 }
+_FACTORS = ("linalg_", "cholesky", "lu_", "geqrf", "ormqr", "orgqr", "triangular_solve", "pinverse")
+_FACTORED = (
+    "a factorisation or a solution of equations, which is a library's work and no chip's op; do it "
+    "before or after the model, or once for constant matrices"
+)
 _RANDOM = (
     "it draws random numbers; call .eval() if it is dropout, pass the noise as an input, or load "
     "with seed=0 to draw the same numbers at every call"
@@ -68,6 +73,8 @@ def why_not(target: object, rules: Mapping[str, Rule], seed: int | None) -> str:
     packet = name.split(".")[1]
     if packet in _REMEDIES:
         return _REMEDIES[packet]
+    if packet.lstrip("_").startswith(_FACTORS):
+        return _FACTORED
     near = difflib.get_close_matches(name, rules, n=1, cutoff=0.75)
     hint = f"; the nearest that has one is {near[0]}" if near else ""
     if isinstance(target, torch._ops.OpOverload) and target.namespace != "aten":
