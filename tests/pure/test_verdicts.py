@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from datetime import datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from anychip.cli import app
 from anychip.cli.model import Loaded
 from anychip.cli.verdicts import Inquiry
 from anychip.core import (
@@ -58,6 +60,7 @@ class Fake:
             "missing": SetupError("needs a package"),
             "usage": UsageError("takes fixed shapes"),
             "bug": KeyError("nothing"),
+            "full": OSError(errno.ENOSPC, "No space left on device"),
         }
         if how in errors:
             raise errors[how]
@@ -141,3 +144,26 @@ def test_a_bug_in_one_target_is_its_verdict_and_not_the_end_of_the_others(tmp_pa
     assert "Traceback" in Path(found[1].artifacts[0]).read_text()
     with pytest.raises(KeyError):  # asked by name it is raised, with its traceback
         _inquiry(tmp_path, registry, asks_all=False).ask(["c:bug"], lambda name, done: None)
+
+
+def test_a_full_disk_is_no_bug_and_says_what_to_do(tmp_path, monkeypatch, capsys):
+    verdicts = _inquiry(tmp_path, _registry("a", "full")).ask(["c:a", "c:full"], lambda n, d: None)
+    assert [one.state for one in verdicts] == ["ok", "refused"]
+    assert "No space left on device. Free some space" in (verdicts[1].error or "")
+
+    def application(words):
+        def verb():
+            _inquiry(tmp_path, _registry("full"), asks_all=False).ask(["c:full"], lambda n, d: None)
+
+        return verb
+
+    monkeypatch.setattr(app, "application", application)
+    monkeypatch.setattr("sys.argv", ["anychip", "compile"])
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # as main sets them
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert "ANYCHIP_HOME to another disk" in said
+    assert "bug" not in said

@@ -94,6 +94,13 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)  # the reader of our output has seen enough
+    except OSError as error:
+        if debug:
+            raise
+        from anychip.cli.output import said_by_the_system
+
+        print(f"anychip: {said_by_the_system(error)}", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         if debug:
             raise

@@ -14,6 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anychip.core import is_full
+from anychip.core.config import read
+
 
 class Format(StrEnum):
     """`-f table` or `-f json`."""
@@ -117,3 +120,14 @@ def table(
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return made
+
+
+def said_by_the_system(error: OSError) -> str:
+    """A file that cannot be had, or a full disk: not ours to mend, so what the user can do."""
+    if not is_full(error):
+        return f"the system says no: {error}"
+    return (
+        f"{error.strerror}{f': {error.filename}' * bool(error.filename)}. Free some space where "
+        f"temporary files, run folders ({read('runs')}) and caches ({read('home')}) are, or set "
+        "TMPDIR, ANYCHIP_RUNS or ANYCHIP_HOME to another disk"
+    )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from anychip.cli.model import Loaded, inputs_for
+from anychip.cli.output import said_by_the_system
 from anychip.core import (
     AnychipError,
     Argument,
@@ -144,13 +145,14 @@ class Inquiry:
         except Exception as error:
             if not self.asks_all:
                 raise
+            system = said_by_the_system(error) if isinstance(error, OSError) else ""
             return Verdict(
                 target=name,
                 toolchain=target.toolchain,
                 state="refused",
                 seconds=time.perf_counter() - start,
                 artifacts=[self._keep(name, "log.txt", traceback.format_exc())],
-                error=f"a bug in anychip: {type(error).__name__}: {error}",
+                error=system or f"a bug in anychip: {type(error).__name__}: {error}",
             )
 
     def _verdict(self, name: str, target: Target) -> Verdict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import platform
@@ -13,12 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from anychip.core import CompileError, CompileOptions, SetupError, write_atomically
+from anychip.core import CompileError, CompileOptions, SetupError, is_full, write_atomically
 from anychip.core.config import read
 
 _MAGIC = b"anychip1"
 _DIGEST_BYTES = 32
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CACHES = ("xla", "native", "iree", "libtpu", "xla-gpu", "triton", "vela", "qnn", "rknn")
 """Names under the home folder, one a compiler. Repacked weights (`packed`) are not among them."""
 
@@ -92,7 +90,7 @@ class Entry:
                 write_atomically(self.path, stored)
                 return
             except OSError as error:
-                if error.errno not in _FULL:
+                if not is_full(error):
                     raise
                 if is_last or not self.cache.prune(self.cache.total_bytes - len(stored)):
                     raise SetupError(

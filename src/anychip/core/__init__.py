@@ -13,7 +13,7 @@ from anychip.core.errors import (
     missing_extra,
     unknown,
 )
-from anychip.core.files import sha256, shipped_text, write_atomically
+from anychip.core.files import is_full, sha256, shipped_text, write_atomically
 from anychip.core.language_model import (
     ChatTemplate,
     Facts,
@@ -110,6 +110,7 @@ __all__ = [
     "Weights",
     "discover",
     "dtype",
+    "is_full",
     "machine_name",
     "measured",
     "missing_extra",
