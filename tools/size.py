@@ -24,7 +24,7 @@ BUDGETS = {
     "llm": 2400,
     "testing": 1000,
     "zoo": 500,
-    "cli": 3900,
+    "cli": 3950,
     ".": 500,
 }
 NOISE = {

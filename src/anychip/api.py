@@ -13,6 +13,8 @@ from anychip.core import (
     Executable,
     LanguageModel,
     Module,
+    SetupError,
+    UnsupportedError,
     UsageError,
     discover,
     shipped_text,
@@ -92,8 +94,8 @@ def compare(
 
     Rows are sorted by `objective` (latency, throughput, cost or energy). `precision` is a name of
     `anychip.frontends.llm.PRECISIONS`, or `auto`: what each chip is deployed with. With `measure`,
-    a model that has weights is also timed on this host (`cpu:xla`, f32), and the host's estimate
-    is for the same f32, so that the two can be held against each other.
+    a model that has weights is also timed on this host: by `cpu:xla` in f32, which the host's
+    estimate is for, too, so that the two can be held against each other, and by `cpu:native`.
     Raises UsageError for an impossible workload, an unknown chip, objective or precision.
     """
     from anychip.frontends.llm import PRECISIONS
@@ -120,28 +122,36 @@ def compare(
         objective=objective,
         precision=precision,
         pinned={"cpu": "f32"} if timed else {},
-        measured={"cpu:xla": _host(loaded, workload, progress)} if timed else {},
+        measured=_host(loaded, workload, progress) if timed else {},
     )
 
 
 def _host(
     model: LanguageModel, workload: Workload, progress: Callable[[str], None] | None
-) -> Measured:
-    """What this host does with the workload."""
+) -> dict[str, Measured | str]:
+    """What this host's targets do with the workload, or why one cannot."""
     from anychip.frontends.llm import PRECISIONS
     from anychip.llm import time_steps
     from anychip.mapper import Measured
 
-    timing = time_steps(
-        model,
-        discover().target("cpu:xla"),
-        prompt=workload.prompt,
-        generate=workload.generate,
-        batch=workload.batch,
-        precision=PRECISIONS["f32"],
-        progress=progress,
-    )
-    return Measured(precision="f32", ttft_s=timing.ttft_s, tpot_s=timing.tpot_s)
+    registry, done = discover(), dict[str, Measured | str]()
+    own = model.native_precision
+    for name, precision in {"cpu:xla": PRECISIONS["f32"], "cpu:native": own}.items():
+        try:
+            timing = time_steps(
+                model,
+                registry.target(name),
+                prompt=workload.prompt,
+                generate=workload.generate,
+                batch=workload.batch,
+                precision=precision,
+                progress=progress,
+            )
+        except (SetupError, UnsupportedError) as error:
+            done[name] = str(error).splitlines()[0]
+            continue
+        done[name] = Measured(precision=precision.name, ttft_s=timing.ttft_s, tpot_s=timing.tpot_s)
+    return done
 
 
 def diff(

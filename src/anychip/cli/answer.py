@@ -12,6 +12,7 @@ from anychip.core import (
     CompileOptions,
     LanguageModel,
     Precision,
+    SetupError,
     Target,
     UnsupportedError,
     UsageError,
@@ -46,7 +47,20 @@ class Ask:
 
 def fastest() -> str:
     """The target that generates fastest of those that run here."""
-    return "cpu:native" if importlib.util.find_spec("llvmlite") else "cpu:xla"
+    return "cpu:xla" if why_not_native() else "cpu:native"
+
+
+def why_not_native() -> str:
+    """What keeps cpu:native from running on this host, "" if nothing does."""
+    if importlib.util.find_spec("llvmlite") is None:
+        return "cpu:native needs llvmlite: pip install 'anychip[llm]'"
+    from anychip.compilers.native.pool import check_host
+
+    try:
+        check_host()
+    except SetupError as error:
+        return str(error)
+    return ""
 
 
 def precision_for(model: LanguageModel, target: str, ask: Ask) -> Precision:

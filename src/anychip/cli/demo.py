@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anychip.cli.answer import Ask, answer_prompts
+from anychip.cli.answer import Ask, answer_prompts, fastest, why_not_native
 from anychip.cli.compare import comparison, show
 from anychip.cli.output import console
 from anychip.cli.pull import pull_with_progress
@@ -38,11 +38,14 @@ def demo(
         f"{pulled.model.title}: {state} and verified, {pulled.model.bytes / 1e6:.0f} MB, "
         f"licence {pulled.model.licence}"
     )
-    console.rule("2. It answers, on this host, through XLA")
+    why, target = why_not_native(), fastest()
+    console.rule(f"2. It answers, on this host, through {target}")
+    if why:
+        console.print(f"[dim]{why}[/dim]")
     model = anychip.load(SMALL)
     assert isinstance(model, LanguageModel)
     ask = Ask(max_new=80, chat=True)
-    answer = answer_prompts(model, "cpu:xla", [prompt], ask, stream=True)
+    answer = answer_prompts(model, target, [prompt], ask, stream=True)
     run.write("answer.json", answer)
     console.print("[dim]" + ", ".join(f"{k} {v}" for k, v in answer["figures"].items()) + "[/dim]")
     console.rule("3. The same model on every chip; this host measured")

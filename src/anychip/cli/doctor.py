@@ -39,7 +39,7 @@ EXTRAS: tuple[tuple[str, str, str], ...] = (
     ("tensorflow-cpu", "tensorflow", "TensorFlow and Keras models in"),
     ("onnxruntime", "onnxruntime", "cpu:onnxruntime, and more choice for cpu:auto"),
     ("openvino", "openvino", "cpu:openvino, and more choice for cpu:auto"),
-    ("llvmlite", "native", "cpu:native, own code for token steps"),
+    ("llvmlite", "llm", "cpu:native, own code for token steps"),
     ("ethos-u-vela", "ethos-u", "compiling for Arm Ethos-U, cycles an operator (with TensorFlow)"),
     ("iree-base-compiler", "iree", "compiling for GPUs, SPIR-V, Metal, Arm and RISC-V"),
     ("iree-base-runtime", "iree", "cpu:iree, and vulkan:iree where a driver is"),

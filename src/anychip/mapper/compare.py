@@ -91,14 +91,14 @@ def compare(
     objective: str = "latency",
     precision: str = "auto",
     pinned: Mapping[str, str] | None = None,
-    measured: Mapping[str, Measured] | None = None,
+    measured: Mapping[str, Measured | str] | None = None,
 ) -> Comparison:
     """Predict every chip (or those named), and add what was measured.
 
     `precision` is a name in `precisions`, "auto" or "native"; `pinned` sets it for single chips.
-    `measured` maps a target (`cpu:xla`) to what it did. A chip whose package is broken, or whose
-    systems are too small, gets a row that says why. Raises UsageError for an unknown chip,
-    objective or precision, and for a workload longer than the model's context.
+    `measured` maps a target (`cpu:xla`) to what it did, or to why it could not. A chip whose
+    package is broken, or whose systems are too small, gets a row that says why. Raises UsageError
+    for an unknown chip, objective or precision, and for a workload longer than the model's context.
     """
     aim = check_objective(objective)
     workload.check(model.name, model.facts)
@@ -189,9 +189,11 @@ def _notes(found: Found) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _measured(target: str, done: Measured, workload: Workload, registry: Registry) -> Row:
+def _measured(target: str, done: Measured | str, workload: Workload, registry: Registry) -> Row:
     """A row of measurements; latency and rates are worked out sample by sample."""
     name = TargetName.parse(target)
+    if isinstance(done, str):
+        return Row(chip=name.chip, target=target, how=name.how, fits=False, why_not=done)
     steps, tokens = workload.generate - 1, workload.generate * workload.batch
     pairs = zip(done.ttft_s.samples, done.tpot_s.samples, strict=False)
     latency = Measurement(
