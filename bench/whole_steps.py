@@ -1,10 +1,11 @@
-"""Whole steps of GPUs and systolic chips: closed form and machine model beside published figures.
+"""Whole steps of GPUs and systolic chips, in three ways, beside published figures.
 
     python bench/whole_steps.py [-o out.json]
 
 Every published figure of one batch in step (`anychip validate`'s rows of the closed form) is
 predicted by the closed form and, with the same plan, by the machine model (twin/simt.py,
-twin/systolic.py), neither with a serving stack. The closed form's constants were fitted on such
+twin/systolic.py), and by both: prompts in closed form and tokens simulated; none with a serving
+stack. The closed form's constants were fitted on such
 figures, the machine models' on single ops. Three minutes.
 """
 
@@ -23,7 +24,7 @@ import numpy as np
 from anychip.core import AnychipError, discover
 from anychip.frontends.llm import PRECISIONS, catalogue
 from anychip.mapper.predict import predict
-from anychip.twin import machine
+from anychip.twin import machine, step_cost
 from anychip.validate import SHIPPED, Predictor, Published, Skip, read
 from anychip.validate.names import CHIPS, Build, lookup, rebuilt
 from anychip.validate.predict import METRICS
@@ -34,8 +35,9 @@ DIRECT = ("tok_s_user", "tpot_mean", "tpot_p50", "ttft", "ttft_p50", "e2e_latenc
 """Metrics that are a prediction's quantity times a factor."""
 
 
-def both(row: Published, predictor: Predictor) -> tuple[float, float, str, str] | None:
-    """(closed form, machine model, chip, family) in the row's unit; None where one says nothing."""
+def three(row: Published, predictor: Predictor) -> tuple[float, float, float, str, str] | None:
+    """(closed form, machine model, prompts by the one and tokens by the other, chip, family) in the
+    row's unit; None where one says nothing."""
     build = lookup(CHIPS, row.chip)
     if not isinstance(build, Build) or row.metric not in DIRECT or row.stack:
         return None
@@ -51,10 +53,15 @@ def both(row: Published, predictor: Predictor) -> tuple[float, float, str, str] 
         return None
     option = found.option
     one = machine(spec, option.system)
-    made = predict(option.tables, one, option.shards, found.plan.workload, simulated={})
+    work, tables, shards = found.plan.workload, option.tables, option.shards
     quantity, factor = METRICS[row.metric]
-    again = made.values()[quantity]
-    return None if again is None else (value.value, again * factor, build.chip, spec.family)
+    fill = step_cost(tables.prefill, one, shards, option.placement)
+    mixed = {"prefill": (fill.seconds, fill.stage_s)}
+    made = [predict(tables, one, shards, work, simulated=some) for some in ({}, mixed)]
+    again = [each.values()[quantity] for each in made]
+    if again[0] is None or again[1] is None:
+        return None
+    return value.value, again[0] * factor, again[1] * factor, build.chip, spec.family
 
 
 def figures(relative: list[float]) -> dict[str, float]:
@@ -73,9 +80,9 @@ def main() -> None:
     predictor = Predictor(discover(), catalogue.model, PRECISIONS)
     rows: list[dict[str, Any]] = []
     for row in read(SHIPPED[0]):
-        found = both(row, predictor)
+        found = three(row, predictor)
         if found is not None:
-            closed, machined, chip, family = found
+            closed, machined, mixed, chip, family = found
             rows.append(
                 {
                     "id": row.id,
@@ -84,6 +91,7 @@ def main() -> None:
                     "metric": row.metric,
                     "closed_form_error": round(closed / row.value - 1, 5),
                     "machine_model_error": round(machined / row.value - 1, 5),
+                    "mixed_error": round(mixed / row.value - 1, 5),
                 }
             )
     summary: list[dict[str, Any]] = []
@@ -96,6 +104,7 @@ def main() -> None:
                 "n": len(some),
                 "closed_form": figures([row["closed_form_error"] for row in some]),
                 "machine_model": figures([row["machine_model_error"] for row in some]),
+                "mixed": figures([row["mixed_error"] for row in some]),
             }
         )
     print(json.dumps(summary, indent=1))

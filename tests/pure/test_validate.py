@@ -59,11 +59,33 @@ def test_rows_of_both_layouts_are_predicted_or_explained(tmp_path, predictor):
     why = {row.id: reason for row, reason in report.not_expressible}
     assert "'NVIDIA Z9' has no spec" in why["A2"]
     assert "batch is 'many'" in why["A3"]
-    assert "colour is not predicted" in why["A4"]
+    assert "'colour' is not predicted; known: tok_s_user" in why["A4"]
     assert all("'others' is not modelled" in why[f"B2:{m}"] for m in METRICS)
 
 
 METRICS = ("ttft", "tpot_mean", "throughput_output_per_gpu")
+
+
+HEADER = "id,model,precision,chip,chips,batch,prompt_len,gen_len,metric,value,unit"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the file is empty; its first line names the columns: " + HEADER),
+        ("id;model\n1;2\n", "fields are separated by commas"),
+        (HEADER.replace("gen_len", "gen_length"), "is 'gen_length' meant as 'gen_len'"),
+        (HEADER.replace("batch,", ""), "lacks batch; of these, batch may stay empty"),
+        (HEADER + "\na,llama-3.1-8b,fp16\n", "csv:2: lacks chip"),
+        (HEADER + "\na,b,c,d,1,1,1,1,e,1,s,more\n", "csv:2: has fields beyond the last"),
+        (HEADER + "\na,b,c,d,1,1,1,1,e,fast,s\n", "value:2: expected a number above 0"),
+    ],
+)
+def test_a_file_of_someone_else_is_told_what_it_lacks_and_where(tmp_path, text, said):
+    path = tmp_path / "theirs.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(said)):
+        read(path)
 
 
 def test_the_report_has_the_agreed_shape_and_a_page(tmp_path, predictor):
@@ -258,8 +280,7 @@ def test_a_turned_fact_changes_an_op_and_nothing_is_lowered_twice():
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("id,model\nA,B\n", "expected columns"),
-        ("", "expected columns"),
+        ("id,model\nA,B\n", "lacks batch, chip"),
         (HEAD + "A1,m,p,c,1,1,1,1,ttft,fast,ms\n", r"value:2: expected a number above 0.*'fast'"),
         (HEAD + "A1,m,p,c,1,1,1,1,ttft,-1,ms\n", "above 0"),
         (POINT + "B,vllm,m,h100,,512,32,1,0,60,8\n", "concurrency:2"),

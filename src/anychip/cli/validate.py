@@ -87,14 +87,15 @@ def _print_summary(document: Mapping[str, Any]) -> None:
     console.print(table("Predicted against published", names, shown, right=(2, 3, 4, 5, 6)))
     _print_baseline(document["summary"])
     _print_energy(document["energy_left_out"])
-    reasons: dict[str, int] = {}
+    reasons: dict[str, list[str]] = {}
     for one in document["not_expressible"]:
-        reasons[one["why"]] = reasons.get(one["why"], 0) + 1
+        reasons.setdefault(one["why"], []).append(one["id"])
     left = len(document["not_expressible"])
     ends = ":" if left else ""
     console.print(f"{len(document['rows'])} rows predicted, {left} cannot be expressed{ends}")
-    for why, count in sorted(reasons.items(), key=lambda item: -item[1])[:12]:
-        console.print(f"  {count:>3} × {why}", soft_wrap=True)
+    for why, ids in sorted(reasons.items(), key=lambda item: -len(item[1]))[:12]:
+        rest = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+        console.print(f"  {len(ids):>3} × {why} ({', '.join(ids[:3])}{rest})", soft_wrap=True)
     if len(reasons) > 12:
         console.print(f"  and {len(reasons) - 12} other reasons (validate.json has them all)")
 

@@ -116,7 +116,7 @@ class Predictor:
     def predict(self, row: Published) -> Value:
         """Raises Skip with the reason when the row cannot be expressed."""
         if row.metric not in METRICS and row.metric != "op_latency":
-            raise Skip(f"metric {row.metric} is not predicted")
+            raise Skip(f"metric {row.metric!r} is not predicted; known: {', '.join(UNITS)}")
         if row.unit != UNITS[row.metric]:
             raise Skip(f"unit {row.unit!r} of {row.metric} is not known: give {UNITS[row.metric]}")
         if row.speculative == "yes":
@@ -126,7 +126,7 @@ class Predictor:
                 return self._op(row)
             build = lookup(CHIPS, row.chip)
             if not isinstance(build, Build):
-                raise Skip(f"chip {row.chip!r} has no spec")
+                raise Skip(f"chip {row.chip!r} has no spec: `anychip chips` lists those that do")
             spec = rebuilt(self.registry.chip(build.chip).spec, build)
             if row.stack or row.who.startswith("MLPerf") or row.batch.startswith("max"):
                 return self._serving(row, build, spec)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from anychip.core import InputError
@@ -30,6 +31,13 @@ FIGURES = {
     "unit",
 }
 """Columns of the first layout; `speculative`, `who`, `source`, `notes` and others may stand by."""
+ORDER = (
+    *("id", "model", "precision", "chip", "chips", "batch", "prompt_len", "gen_len"),
+    *("metric", "value", "unit"),
+)
+"""The same as people write them."""
+EMPTY = {"chips", "batch", "prompt_len", "gen_len"}
+"""Of these, what may be left out of a row."""
 POINTS = {
     "id",
     "backend",
@@ -77,21 +85,54 @@ def read(path: Path) -> list[Published]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             lines = csv.DictReader(file)
-            have = set(lines.fieldnames or ())
+            found = tuple(lines.fieldnames or ())
+            have = set(found)
             if have >= FIGURES:
-                return [_figure(path, n, row) for n, row in enumerate(lines, 2)]
+                return [_figure(path, n, _whole(path, n, row)) for n, row in enumerate(lines, 2)]
             if have >= POINTS:
-                return [one for n, row in enumerate(lines, 2) for one in _point(path, n, row)]
+                each = ((n, _whole(path, n, row)) for n, row in enumerate(lines, 2))
+                return [one for n, row in each for one in _point(path, n, row)]
     except FileNotFoundError:
         raise InputError("no such file", path=str(path)) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"not a CSV file: {error}", path=str(path)) from None
-    raise InputError(
-        f"expected columns {sorted(FIGURES)} (it lacks {sorted(FIGURES - have)}) or "
-        f"{sorted(POINTS)} (it lacks {sorted(POINTS - have)})",
-        path=str(path),
-        field="header",
+    raise InputError(_why_not(found), path=str(path), field="header")
+
+
+def _why_not(found: Sequence[str]) -> str:
+    """What a header that is of neither layout lacks of the nearer one."""
+    have = set(found)
+    if not have:
+        return f"the file is empty; its first line names the columns: {','.join(ORDER)}"
+    if len(have) == 1:
+        return f"one column, {found[0]!r}: fields are separated by commas"
+    nearer, other = sorted((FIGURES, POINTS), key=lambda layout: len(layout - have))
+    lacks = sorted(nearer - have)
+    near = {
+        name: match[0]
+        for name in lacks
+        if (match := get_close_matches(name, sorted(have - nearer), 1))
+    }
+    renamed = "".join(f"; is {there!r} meant as {name!r}?" for name, there in near.items())
+    optional = ", ".join(sorted(EMPTY & set(lacks)))
+    empty = f"; of these, {optional} may stay empty" if optional else ""
+    kind = "a figure a row" if nearer is FIGURES else "a serving point a row"
+    what = "a serving point" if other is POINTS else "a figure"
+    return (
+        f"lacks {', '.join(lacks)}{renamed}{empty}. The layout of {kind} has the columns "
+        f"{','.join(name for name in (ORDER if nearer is FIGURES else sorted(nearer)))}; "
+        f"that of {what} a row begins with {','.join(sorted(other)[:3])}"
     )
+
+
+def _whole(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
+    """The row, if it has a field for each column. DictReader keeps what is over under None and has
+    None for what is missing."""
+    missing = [name for name, value in row.items() if value is None]
+    if None in row or missing:
+        wrong = f"lacks {', '.join(missing)}" if missing else "has fields beyond the last column"
+        raise InputError(f"{wrong}; a text with commas stands in quotes", path=f"{path}:{line}")
+    return row
 
 
 def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:
