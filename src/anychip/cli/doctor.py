@@ -182,16 +182,18 @@ def _huge_pages() -> list[Finding]:
     """Whether weights and KV caches of cpu:native get pages of 2 MB, and what it costs if not."""
     if find_spec("llvmlite") is None:
         return []
-    from anychip.compilers.native import huge
+    from anychip.compilers import hugepages
 
-    setting, granted = huge.setting(), huge.granted()
+    setting, granted = hugepages.setting(), hugepages.granted()
     if granted is None:
         return []
     told = f"the system's setting is {setting or 'not known'}"
     if granted:
         return [Finding("huge pages", "ok", f"cpu:native's weights and caches get them; {told}")]
     cost = "in pages of 4 KB token steps took 1.14 to 1.19 times as long (docs/native.md)"
-    remedy = "" if setting in ("always", "madvise") else f"echo madvise | sudo tee {huge.SETTING}"
+    remedy = (
+        "" if setting in ("always", "madvise") else f"echo madvise | sudo tee {hugepages.SETTING}"
+    )
     return [Finding("huge pages", "missing", f"none were given; {told}; {cost}", remedy)]
 
 

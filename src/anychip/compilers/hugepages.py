@@ -1,150 +1,110 @@
-"""Memory of a runtime that was opened in this process, moved into huge pages (Linux 6.1 and later).
+"""Memory in huge pages (2 MB): one page walk for what takes 512 of them in pages of 4 KB.
 
-Walking the page tables costs a program that reads megabytes a run some percent, more so inside a
-virtual machine. Runtimes rarely ask for huge pages, and most systems give them to those that ask
-only (`madvise` in /sys/kernel/mm/transparent_hugepage/enabled). Sources: madvise(2) for
-MADV_HUGEPAGE and MADV_COLLAPSE, proc_pid_maps(5), proc_pid_smaps(5), the kernel's transhuge.rst.
+Weights and KV caches are read from end to end in every step, far more than a CPU's table of
+recent pages reaches; inside a virtual machine a walk costs more still. Most systems give huge pages
+to those that ask only. Sources: the kernel's transhuge.rst, madvise(2), proc_pid_smaps(5).
 """
 
 from __future__ import annotations
 
-import ctypes
-import re
+import mmap
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-Spans = list[tuple[int, int]]
-"""Address ranges, in order, without overlap."""
+import numpy as np
 
-_SYSTEM = Path("/sys/kernel/mm/transparent_hugepage")
-_HUGEPAGE, _COLLAPSE = 14, 25
-"""Advice for later faults, and for what is resident now. mmap has no name for the second."""
+PAGE = 2 << 20
+"""Of x86-64, and of AArch64 with base pages of 4 KB."""
+
+SYSTEM = Path("/sys/kernel/mm/transparent_hugepage")
+SETTING = str(SYSTEM / "enabled")
 
 
-class HugePages:
-    """What is mapped while this watches; `move` asks the system for huge pages under it.
+def buffer(size: int) -> Any:
+    """Anonymous memory, in huge pages where the system gives them.
 
-    No content changes, so that memory which another thread mapped meanwhile comes to no harm.
-    `note` says what came of it, measured over the process.
+    Private: shared memory, which mmap makes unless told, has huge pages on few systems.
     """
+    private = (
+        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    )
+    memory = mmap.mmap(-1, max(-(-size // PAGE) * PAGE, PAGE), **private)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
-    def __init__(self, *, wanted: bool = True):
-        self.note = "not asked for" if not wanted else why_not()
-        self._can, self._ours = not self.note, Spans()
-        self.note = self.note or "moved after the first run"
 
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        before = mappings() if self._can else []
-        yield
-        if self._can:
-            self._ours += without(mappings(), before)
-
-    def move(self) -> None:
-        """Once; takes about a second a GB. Later faults in the same memory get huge pages, too."""
-        if not self._can:
-            return
-        self._can = False
-        size = int((_SYSTEM / "hpage_pmd_size").read_text())
-        libc = ctypes.CDLL(None, use_errno=True)
-        start, before = time.perf_counter(), _resident()
-        filled = [one.place for one in _areas() if one.resident > one.bytes // 2]
-        ours = [
-            (-(-low // size) * size, high // size * size)
-            for low, high in without(self._ours, without(self._ours, filled))
-            if high // size > -(-low // size)
-        ]
-        for low, high in ours:
-            for advice in (_HUGEPAGE, _COLLAPSE):
-                # parts without a page, or unmapped by now, are an error and no harm
-                libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), advice)
-        took, more = time.perf_counter() - start, _resident() - before
-        huge = sum(
-            min(one.huge, min(high, one.place[1]) - max(low, one.place[0]))
-            for one in _areas()
-            for low, high in ours
-            if low < one.place[1] and one.place[0] < high
-        )
-        asked = sum(high - low for low, high in ours)
-        self.note = (
-            f"{_mb(huge)} of {_mb(asked)} MB in huge pages after {took:.2g} s, for {_mb(more)} MB "
-            "of memory more"
-        )
+def setting() -> str:
+    """`always`, `madvise` (who asks gets them) or `never`; empty where the system does not say."""
+    try:
+        text = (SYSTEM / "enabled").read_text(encoding="ascii")
+    except OSError:
+        return ""
+    return text.partition("[")[2].partition("]")[0]
 
 
 def why_not() -> str:
     """Why there are no huge pages to be had here, or nothing."""
-    needed = (_SYSTEM / "hpage_pmd_size", Path("/proc/self/smaps_rollup"))
+    needed = (SYSTEM / "hpage_pmd_size", Path("/proc/self/smaps_rollup"))
     if sys.platform != "linux" or not all(path.exists() for path in needed):
         return "this system has no transparent huge pages"
-    if "[never]" in (_SYSTEM / "enabled").read_text():
-        return f"switched off in {_SYSTEM / 'enabled'}"  # MADV_COLLAPSE would not ask
+    if setting() == "never":
+        return f"switched off in {SYSTEM / 'enabled'}"
     return ""
 
 
-def mappings() -> Spans:
-    """This process's private, anonymous, writable memory."""
-    found = Spans()
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        place, rights, _, _, inode, *name = line.split(maxsplit=5)
-        if rights == "rw-p" and inode == "0" and (not name or name[0] == "[heap]"):
-            low, high = (int(edge, 16) for edge in place.split("-"))
-            found.append((low, high))
-    return found
+def granted() -> bool | None:
+    """Whether memory asked for now lies in them; None where the system does not say."""
+    memory = np.frombuffer(buffer(2 * PAGE), np.uint8)
+    memory[:: 1 << 12] = 1
+    found = share(memory.ctypes.data, memory.size)
+    return None if found is None else found > 0
 
 
-def without(now: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]]) -> Spans:
-    """The parts of `now` that lie in none of `before`."""
-    left = Spans()
-    for low, high in now:
-        for start, end in before:
-            if end <= low or start >= high:
-                continue
-            if start > low:
-                left.append((low, start))
-            low = end
-        if low < high:
-            left.append((low, high))
-    return left
+def share(address: int, size: int) -> float | None:
+    """How much of touched memory from `address` on is in huge pages; None where unknown.
+
+    Of the whole mappings there: the system joins neighbours of one kind.
+    """
+    try:
+        found = [one for one in areas() if one.start < address + size and address < one.end]
+    except OSError:
+        return None
+    resident = sum(one.resident for one in found)
+    return sum(one.huge for one in found) / resident if resident else None
 
 
 @dataclass(frozen=True)
-class _Area:
-    """A mapping: its addresses, how much of it is resident, and how much of that is huge."""
+class Area:
+    """A mapping of this process, and how many of its bytes are resident, and in huge pages."""
 
-    place: tuple[int, int]
+    start: int
+    end: int
     resident: int
     huge: int
 
-    @property
-    def bytes(self) -> int:
-        return self.place[1] - self.place[0]
 
+def areas() -> Iterator[Area]:
+    """All mappings, by address. Raises OSError where the system does not list them."""
+    start = end = 0
+    sizes: dict[str, int] = {}
 
-def _areas() -> list[_Area]:
-    found: list[_Area] = []
-    heads = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ", re.MULTILINE)
-    _, *parts = heads.split(Path("/proc/self/smaps").read_text())
-    for low, high, rest in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-        found.append(
-            _Area((int(low, 16), int(high, 16)), _kb(rest, "Rss"), _kb(rest, "AnonHugePages"))
-        )
-    return found
+    def area() -> Area:
+        return Area(start, end, sizes.get("Rss:", 0), sizes.get("AnonHugePages:", 0))
 
-
-def _resident() -> int:
-    return _kb(Path("/proc/self/smaps_rollup").read_text(), "Rss")
-
-
-def _kb(text: str, name: str) -> int:
-    """The bytes of a line of smaps; none where the kernel has no such line."""
-    found = re.search(rf"^{name}: +(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) << 10 if found else 0
-
-
-def _mb(count: int) -> int:
-    return round(count / 1e6)
+    with open("/proc/self/smaps", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            word, *rest = line.split()
+            if word.endswith(":"):
+                if rest[-1] == "kB":
+                    sizes[word] = int(rest[0]) << 10
+                continue
+            if end:
+                yield area()
+            first, _, last = word.partition("-")
+            start, end, sizes = int(first, 16), int(last, 16), {}
+    if end:
+        yield area()

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from anychip.compilers.native import huge, jit
+from anychip.compilers import hugepages
+from anychip.compilers.native import jit
 from anychip.compilers.native.cover import EIGHT_BITS
 from anychip.compilers.native.foreign import Piece
 from anychip.compilers.native.isa import Isa
@@ -65,7 +66,9 @@ class Room:
     def __init__(self, sizes: Iterable[int]):
         size = sum(-(-one // _LINE) * _LINE for one in sizes)
         # Little is not worth the system's zeroing a huge page.
-        memory = huge.buffer(size) if size >= huge.PAGE else np.zeros(size + _LINE, np.uint8)
+        memory = (
+            hugepages.buffer(size) if size >= hugepages.PAGE else np.zeros(size + _LINE, np.uint8)
+        )
         self._memory = np.frombuffer(memory, np.uint8)
         self._at = -self._memory.ctypes.data % _LINE
 

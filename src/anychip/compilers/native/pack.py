@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from anychip.compilers import hugepages
 from anychip.compilers.cache import cpu_features
-from anychip.compilers.native import huge, numa
+from anychip.compilers.native import numa
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.pack_blocks import pack_blocks
@@ -48,7 +49,7 @@ class Image:
     def pages(self) -> str:
         """How much of it the system put into huge pages."""
         size = len(memoryview(self.memory))
-        found = huge.share(self.address, size)
+        found = hugepages.share(self.address, size)
         told = "not known" if found is None else f"{found:.0%}"
         return f"{size / 1e6:.1f} MB of weights, in huge pages: {told}"
 
@@ -96,7 +97,7 @@ def load(
     places, size = offsets(entries)
     key = identity(entries, weights, isa) if folder is not None else None
     if folder is None or key is None:
-        memory = huge.buffer(size)
+        memory = hugepages.buffer(size)
         _fill(np.frombuffer(memory, np.uint8), places, weights)
         return Image(places, memory, "packed in memory: no cache folder, or weights without a file")
     path = folder / f"{key}.packed"
@@ -141,7 +142,7 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
 
 
 def _mapped(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Nodes) -> Any:
-    memory = huge.buffer(size)
+    memory = hugepages.buffer(size)
     view = memoryview(memory)
     every = [(0, size)] if len(nodes) == 1 else [(at, e.nbytes) for e, at in places.items()]
     shares = numa.spans(every, nodes)

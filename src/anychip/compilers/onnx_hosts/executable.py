@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from anychip.compilers.bind import check_weights
-from anychip.compilers.hugepages import HugePages
 from anychip.compilers.ledger import ledger
 from anychip.compilers.onnx_export import DOORS, Exported, export
+from anychip.compilers.onnx_hosts.pages import HugePages
 from anychip.compilers.within import within
 from anychip.compilers.xla_executable import Artifacts
 from anychip.core import (

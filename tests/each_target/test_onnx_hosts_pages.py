@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from anychip.compilers import hugepages
-from anychip.compilers.hugepages import HugePages, without
+from anychip.compilers.onnx_hosts.pages import HugePages, without
 from anychip.core import CompileOptions, Module, UsageError, discover
 
 MANY = 24 << 20
@@ -74,7 +74,7 @@ def test_memory_that_is_hardly_used_stays_as_it_is():
 
 
 def test_a_system_without_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(hugepages, "_SYSTEM", tmp_path)
+    monkeypatch.setattr(hugepages, "SYSTEM", tmp_path)
     for setting, why in ((None, "has no transparent huge"), ("always [never]", "switched off in")):
         if setting:
             (tmp_path / "hpage_pmd_size").write_text("2097152")

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from anychip.cli import doctor
-from anychip.compilers.native import huge
+from anychip.compilers import hugepages
 from anychip.compilers.native.executable import Room
 
 
 @pytest.fixture(autouse=True)
 def system_has_them():
-    if huge.setting() in ("", "never"):
+    if hugepages.setting() in ("", "never"):
         pytest.skip("this system gives no huge pages on request")
 
 
 def test_a_buffer_lies_in_huge_pages():
-    array = np.frombuffer(huge.buffer(8 << 20), np.uint8)
+    array = np.frombuffer(hugepages.buffer(8 << 20), np.uint8)
     array[:] = 1
-    share = huge.share(array.ctypes.data, array.size)
+    share = hugepages.share(array.ctypes.data, array.size)
     assert share is not None
     assert share > 0
 
@@ -27,7 +27,7 @@ def test_a_buffer_lies_in_huge_pages():
 def test_shared_memory_has_none_and_that_is_seen():
     array = np.frombuffer(mmap.mmap(-1, 8 << 20), np.uint8)
     array[:] = 1
-    assert huge.share(array.ctypes.data, array.size) == 0
+    assert hugepages.share(array.ctypes.data, array.size) == 0
 
 
 def test_caches_smaller_than_a_huge_page_lie_in_them_side_by_side():
@@ -39,16 +39,16 @@ def test_caches_smaller_than_a_huge_page_lie_in_them_side_by_side():
     assert all((part == number).all() for number, part in enumerate(parts))
     assert all(part.size == size for part, size in zip(parts, sizes, strict=True))
     assert all(part.ctypes.data % 64 == 0 for part in parts)
-    share = huge.share(parts[0].ctypes.data, sum(sizes))
+    share = hugepages.share(parts[0].ctypes.data, sum(sizes))
     assert share is not None
     assert share > 0
 
 
 def test_the_doctor_says_what_not_having_them_costs(monkeypatch):
     assert [finding.state for finding in doctor._huge_pages()] == ["ok"]
-    monkeypatch.setattr(huge, "setting", lambda: "never")
-    monkeypatch.setattr(huge, "granted", lambda: False)
+    monkeypatch.setattr(hugepages, "setting", lambda: "never")
+    monkeypatch.setattr(hugepages, "granted", lambda: False)
     (finding,) = doctor._huge_pages()
     assert finding.state == "missing"
     assert "never" in finding.detail
-    assert huge.SETTING in finding.remedy
+    assert hugepages.SETTING in finding.remedy
