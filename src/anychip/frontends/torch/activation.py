@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import torch
 from jax import lax, nn
 
+from anychip.core.errors import UnsupportedError
 from anychip.frontends.torch.plain import filled, has_elements, where
 from anychip.frontends.torch.promote import cast, floating
 from anychip.frontends.torch.table import Rules
@@ -48,16 +49,25 @@ def leaky_relu(x: Any, negative_slope: Any = 0.01) -> Any:
     return where(x > 0, x, x * _number(negative_slope, x))
 
 
-@RULES("rrelu_with_noise_functional", "rrelu")
-def rrelu(x: Any, lower: float = 1 / 8, upper: float = 1 / 3) -> Any:
+@RULES("rrelu")
+def rrelu(x: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Any:
+    if training:
+        raise UnsupportedError("its slopes are random numbers in training; call .eval()")
     return leaky_relu(x, (lower + upper) / 2)
+
+
+@RULES("rrelu_with_noise_functional")
+def rrelu_with_noise(
+    x: Any, noise: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
+) -> Any:
+    return rrelu(x, lower, upper, training), noise
 
 
 @RULES("prelu", "_prelu_kernel")
 def prelu(x: Any, weight: Any) -> Any:
     if weight.size > 1 and weight.ndim == 1 and x.ndim > 1:
         weight = weight.reshape(-1, *[1] * (x.ndim - 2))
-    return where(x > 0, x, x * weight)
+    return where(x > 0, x, x * (weight if x.ndim else weight.reshape(())))
 
 
 @RULES("elu")

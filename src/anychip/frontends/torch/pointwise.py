@@ -109,6 +109,17 @@ RULES("bitwise_not")(jnp.bitwise_not)
 RULES("_conj", "conj_physical", "_conj_physical")(jnp.conj)
 RULES("_neg_view")(lambda x: x)
 RULES("angle")(lambda x: jnp.angle(*floating(x)))
+
+
+@RULES("polygamma")
+def polygamma(n: int, x: Any) -> Any:
+    if n:
+        raise UnsupportedError("derivatives of digamma have no op; only polygamma(0, x) has")
+    return lax.digamma(*floating(x))
+
+
+RULES("igamma", space="prims")(lambda a, x: lax.igamma(*jnp.broadcast_arrays(*same(a, x))))
+RULES("igammac", space="prims")(lambda a, x: lax.igammac(*jnp.broadcast_arrays(*same(a, x))))
 RULES("complex")(lambda real, imag: lax.complex(*jnp.broadcast_arrays(*same(real, imag))))
 RULES("polar")(lambda r, angle: lax.complex(r * jnp.cos(angle), r * jnp.sin(angle)))
 RULES("view_as_real")(lambda x: jnp.stack([jnp.real(x), jnp.imag(x)], -1))

@@ -48,6 +48,18 @@ def randint_low(low: int, high: int, size: Sequence[int], *, dtype: Any = None, 
     return drawn.astype(numpy_dtype(dtype or torch.int64))
 
 
+@RULES("randint_like")
+def randint_like(x: Any, high: int, *, dtype: Any = None, key: Any, **layout: Any) -> Any:
+    return randint_like_low(x, 0, high, dtype=dtype, key=key)
+
+
+@RULES("randint_like.low_dtype")
+def randint_like_low(
+    x: Any, low: int, high: int, *, dtype: Any = None, key: Any, **layout: Any
+) -> Any:
+    return randint_low(low, high, x.shape, dtype=dtype or torch_dtype(x.dtype), key=key)
+
+
 @RULES("randperm")
 def randperm(n: int, *, dtype: Any = None, key: Any) -> Any:
     return jax.random.permutation(key, n).astype(numpy_dtype(dtype or torch.int64))

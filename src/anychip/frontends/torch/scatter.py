@@ -136,17 +136,23 @@ def _rows(x: Any, dim: int, index: Any) -> Any:
 
 @RULES("index_add")
 def index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
+    if not x.ndim:
+        return index_add(x[None], 0, index.reshape(-1), source.reshape(-1), alpha=alpha)[0]
     added = source if alpha == 1 else source * _like(x, alpha)
     return _rows(x, dim, index).add(_like(x, added))
 
 
 @RULES("index_copy")
 def index_copy(x: Any, dim: int, index: Any, source: Any) -> Any:
+    if not x.ndim:
+        return index_copy(x[None], 0, index.reshape(-1), source.reshape(-1))[0]
     return _rows(x, dim, index).set(_like(x, source))
 
 
 @RULES("index_fill.int_Scalar", "index_fill.int_Tensor")
 def index_fill(x: Any, dim: int, index: Any, value: Any) -> Any:
+    if not x.ndim:
+        return index_fill(x[None], 0, index.reshape(-1), value)[0]
     return _rows(x, dim, index).set(_like(x, value))
 
 
@@ -154,6 +160,12 @@ def index_fill(x: Any, dim: int, index: Any, value: Any) -> Any:
 def index_reduce(
     x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
 ) -> Any:
+    if not x.ndim:
+        one = index_reduce(
+            x[None], 0, index.reshape(-1), source.reshape(-1), reduce, include_self=include_self
+        )
+        return one[0]
+    index = index.reshape(-1)
     axis = axis_of(dim, x.ndim)
     shape = [1] * x.ndim
     shape[axis] = index.shape[0]

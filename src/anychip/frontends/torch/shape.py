@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from anychip.core.errors import UnsupportedError
-from anychip.frontends.torch.plain import get, iota, is_static, min_size, take, where
+from anychip.frontends.torch.plain import get, has_elements, iota, is_static, min_size, take, where
 from anychip.frontends.torch.promote import axes_of, axis_of, cast, is_array, result_type
 from anychip.frontends.torch.table import Rules
 from anychip.frontends.torch.tensors import torch_dtype
@@ -202,6 +202,8 @@ RULES("flipud")(lambda x: lax.rev(x, (0,)))
 
 @RULES("roll")
 def roll(x: Any, shifts: Any, dims: Any = ()) -> Any:
+    if not has_elements(x):
+        return x
     if not (isinstance(dims, int) or dims):
         return roll(x.reshape(-1), shifts, [0]).reshape(x.shape)
     pairs = zip(_listed(shifts), _listed(dims), strict=True)
