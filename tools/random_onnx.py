@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +71,12 @@ class Graph:
             value = self.random.standard_normal(shape) * 2
         name = f"x{len(self.inputs)}"
         self.inputs.append(name)
+        self.values[name] = np.asarray(value, kind)
+        return name
+
+    def held(self, value: Any, kind: np.dtype) -> str:
+        """An input of this value."""
+        name = self.input(())
         self.values[name] = np.asarray(value, kind)
         return name
 
@@ -219,20 +224,11 @@ def _gather(g: Graph) -> Any:
     size = g.values[a].shape[axis]
     if g.random.random() < 0.5:
         indices = g.random.integers(-size, size, g.shape(g.pick(0, 1, 2)))
-        return "Gather", [a, g.pick(g.constant, _given(g))(indices)], {"axis": axis}
+        return "Gather", [a, g.pick(g.constant(indices), g.held(indices, INT))], {"axis": axis}
     shape = list(g.values[a].shape)
     shape[axis] = g.pick(1, 3, 6)
     indices = g.random.integers(-size, size, shape)
-    return "GatherElements", [a, _given(g)(indices)], {"axis": axis}
-
-
-def _given(g: Graph) -> Callable[[Any], str]:
-    def give(value: Any) -> str:
-        name = g.input((), INT)
-        g.values[name] = np.asarray(value, INT)
-        return name
-
-    return give
+    return "GatherElements", [a, g.held(indices, INT)], {"axis": axis}
 
 
 def _scatter(g: Graph) -> Any:
@@ -240,7 +236,7 @@ def _scatter(g: Graph) -> Any:
     shape = g.values[a].shape
     indices = g.random.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
     keys = {"axis": -1, "reduction": g.pick("none", "add", "mul", "max", "min")}
-    return "ScatterElements", [a, _given(g)(indices), g.input(shape)], keys
+    return "ScatterElements", [a, g.held(indices, INT), g.input(shape)], keys
 
 
 def _gather_nd(g: Graph) -> Any:
@@ -249,10 +245,10 @@ def _gather_nd(g: Graph) -> Any:
     depth = int(g.random.integers(1, len(shape) + 1))
     indices = np.stack([g.random.integers(-n, n, (3, 2)) for n in shape[:depth]], -1)
     if g.random.random() < 0.5:
-        return "GatherND", [a, _given(g)(indices)], {}
+        return "GatherND", [a, g.held(indices, INT)], {}
     row = np.stack([np.arange(1) for _ in shape[:depth]], -1)
     update = g.input((1, *shape[depth:]))
-    return "ScatterND", [a, _given(g)(row), update], {"reduction": g.pick("none", "add", "mul")}
+    return "ScatterND", [a, g.held(row, INT), update], {"reduction": g.pick("none", "add", "mul")}
 
 
 def _pad(g: Graph) -> Any:
@@ -437,8 +433,113 @@ def _einsum(g: Graph) -> Any:
     return "Einsum", [a, b], {"equation": form}
 
 
+def _recurrent(g: Graph) -> Any:
+    op, way = g.pick("LSTM", "GRU", "RNN"), g.pick("forward", "reverse", "bidirectional")
+    gates, ways = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 2 if way == "bidirectional" else 1
+    steps, batch, size, hidden = 4, g.pick(1, 3), 3, g.pick(2, 5)
+    keys: dict[str, Any] = {"direction": way, "hidden_size": hidden}
+    wide = gates * hidden
+    names = [g.input((steps, batch, size)), g.input((ways, wide, size))]
+    names.append(g.input((ways, wide, hidden)))
+    maybe = lambda shape: g.input(shape) if g.random.random() < 0.6 else ""  # noqa: E731
+    names.append(maybe((ways, 2 * wide)))
+    lengths = g.random.integers(1, steps + 1, batch) if g.random.random() < 0.5 else None
+    names.append("" if lengths is None else g.held(lengths, np.dtype("i4")))
+    names.append(maybe((ways, batch, hidden)))
+    if op == "LSTM":
+        names += [maybe((ways, batch, hidden)), maybe((ways, 3 * hidden))]
+        keys |= {"input_forget": 1} if g.random.random() < 0.2 else {}
+    if op == "GRU":
+        keys["linear_before_reset"] = g.pick(0, 1)
+    if g.random.random() < 0.3:
+        keys["clip"] = 0.8
+    if g.random.random() < 0.4:
+        count = {"LSTM": 3, "GRU": 2, "RNN": 1}[op] * ways
+        keys["activations"] = [g.pick("Sigmoid", "Tanh", "Relu", "Softsign") for _ in range(count)]
+    while not names[-1]:
+        names.pop()
+    return op, names, keys
+
+
+def _quantised(g: Graph) -> Any:
+    signed = bool(g.random.random() < 0.5)
+    kind = np.dtype("i1" if signed else "u1")
+    zero = g.held(g.pick(0, 3), kind)
+    if g.random.random() < 0.4:
+        a = g.some(least=1)
+        return "QuantizeLinear", [a, g.constant(0.05, "f4"), zero], {}
+    codes = g.held(g.random.integers(-128 if signed else 0, 128, g.shape(3)), kind)
+    if g.random.random() < 0.5:
+        if g.random.random() < 0.5:
+            return "DequantizeLinear", [codes, g.constant(0.1, "f4"), zero], {}
+        axis = g.axis(codes)
+        scales = g.input((g.values[codes].shape[axis],))
+        return "DequantizeLinear", [codes, scales], {"axis": axis}
+    other = g.held(g.random.integers(0, 255, (g.values[codes].shape[-1], 4)), np.dtype("u1"))
+    if g.random.random() < 0.5:
+        return "MatMulInteger", [codes, other, *([zero] if g.random.random() < 0.5 else [])], {}
+    scale = lambda value: g.constant(value, "f4")  # noqa: E731
+    left, right = [codes, scale(0.02), zero], [other, scale(0.03), g.held(120, np.dtype("u1"))]
+    return "QLinearMatMul", [*left, *right, scale(0.1), g.held(5, kind)], {}
+
+
+def _whole(g: Graph) -> Any:
+    if g.random.random() < 0.5:
+        return g.pick("GlobalAveragePool", "GlobalMaxPool"), [_image(g, 2, g.pick(1, 2))], {}
+    if g.random.random() < 0.5:
+        return "Det", [g.input((2, 3, 3))], {}
+    return "Shrink", [g.some()], {"lambd": 0.5, "bias": g.pick(0.0, 0.2)}
+
+
+def _reverse(g: Graph) -> Any:
+    batch = g.pick(0, 1)
+    a = g.some(least=2)
+    shape = g.values[a].shape
+    lengths = g.random.integers(1, shape[1 - batch] + 1, shape[batch])
+    return (
+        "ReverseSequence",
+        [a, g.held(lengths, INT)],
+        {"batch_axis": batch, "time_axis": 1 - batch},
+    )
+
+
+def _boxes(g: Graph) -> Any:
+    corners = g.random.random((3, 2)) * 4
+    boxes = g.held(np.concatenate([corners, corners + g.random.random((3, 2)) * 6], 1), FLOAT)
+    keys = {
+        "mode": g.pick("avg", "max"),
+        "output_height": g.pick(1, 3),
+        "output_width": 2,
+        "sampling_ratio": g.pick(0, 1, 2),
+        "spatial_scale": g.pick(1.0, 0.5),
+        "coordinate_transformation_mode": g.pick("half_pixel", "output_half_pixel"),
+    }
+    if keys["mode"] == "max":
+        keys["sampling_ratio"] = 1  # ONNX Runtime's own warning: its other ones are wrong
+    x = g.input((2, 2, 8, 8))
+    return "RoiAlign", [x, boxes, g.held([0, 1, 1], INT)], keys
+
+
+def _bits(g: Graph) -> Any:
+    a = g.some(INT)
+    op = g.pick("BitwiseAnd", "BitwiseOr", "BitwiseXor")
+    return op, [a, g.input(g.values[a].shape[-1:], INT)], {}
+
+
+def _crop(g: Graph) -> Any:
+    a = g.some(least=2)
+    axes = [int(i) for i in g.random.permutation(g.values[a].ndim)[:2]]
+    return "CenterCropPad", [a, g.constant([g.pick(1, 2, 5), g.pick(3, 7)])], {"axes": axes}
+
+
+def _statistics(g: Graph) -> Any:
+    a = _image(g, 3, g.pick(1, 2))
+    spread = g.held(g.random.random(3) + 0.5, FLOAT)
+    return "BatchNormalization", [a, *(g.input((3,)) for _ in range(3)), spread], {"epsilon": 1e-3}
+
+
 KINDS = [value for name, value in list(globals().items()) if name[0] == "_" and callable(value)]
-KINDS = [k for k in KINDS if k.__name__ not in ("_given", "_window", "_image")]
+KINDS = [k for k in KINDS if k.__name__ not in ("_window", "_image")]
 
 
 def reference(graph: Graph, nodes: list[Any], names: list[str]) -> tuple[bytes, list[np.ndarray]]:
@@ -473,7 +574,9 @@ def random_graph(seed: int, count: int) -> tuple[Graph, list[tuple[Any, list[str
     graph, kept = Graph(np.random.default_rng(seed)), []
     while len(kept) < count:
         op, inputs, attributes = graph.pick(*KINDS)(graph)
-        outputs = 2 if op == "TopK" else attributes.get("num_outputs", 2) if op == "Split" else 1
+        outputs = {"TopK": 2, "LSTM": 3, "GRU": 2, "RNN": 2}.get(op, 1)
+        if op == "Split":
+            outputs = attributes.get("num_outputs", 2)
         names = [f"n{len(kept)}_{i}" for i in range(outputs)]
         node = helper.make_node(op, inputs, names, **attributes)
         alone = Graph(graph.random, inputs=[i for i in dict.fromkeys(inputs) if i in graph.values])

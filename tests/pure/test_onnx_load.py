@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 from anychip.core import Module
 from anychip.core.errors import InputError, UnsupportedError, UsageError
 from anychip.frontends.onnx import constant_inputs, load
+from anychip.ops.interp import evaluate
 from anychip.ops.walk import walk
 
 HEAD = '<ir_version: 10, opset_import: ["" : 17]>\n'
@@ -389,3 +390,32 @@ def test_sparse_initializer_becomes_a_dense_weight() -> None:
     assert got[0, 0] == 3
     assert got[1, 2] == 4
     assert np.count_nonzero(got) == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "size", "wanted"), [(-7, -5, 1, [0]), (-7, -7, 3, [0]), (9, -9, 3, [2, 1, 0])]
+)
+def test_slices_backwards_start_at_an_element(
+    start: int, end: int, size: int, wanted: list[int]
+) -> None:
+    """Unlike NumPy's; ONNX clamps a start to [0, size - 1] (opset 13, Slice)."""
+    body = f"""g (float[{size}] x) => (float[n] y) {{
+      s = Constant <value: tensor = int64[1] {{{start}}}> ()
+      e = Constant <value: tensor = int64[1] {{{end}}}> ()
+      a = Constant <value: tensor = int64[1] {{0}}> ()
+      t = Constant <value: tensor = int64[1] {{-1}}> ()
+      y = Slice (x, s, e, a, t) }}"""
+    (y,) = evaluate(load(text(body)), np.arange(size, dtype=np.float32))
+    assert y.tolist() == wanted
+
+
+def test_symmetric_resize_takes_whole_places_as_they_are() -> None:
+    """7 to 3.5, rounded to 3: the places are 1, 3 and 5, which `ceil` must not move."""
+    body = """g (float[7] x) => (float[n] y) {
+      r = Constant <value: tensor = float[0] {}> ()
+      s = Constant <value: tensor = float[1] {0.5}> ()
+      y = Resize <mode = "nearest", nearest_mode = "ceil",
+        coordinate_transformation_mode = "half_pixel_symmetric"> (x, r, s) }"""
+    source = parser.parse_model(HEAD.replace("17", "19") + body).SerializeToString()
+    (y,) = evaluate(load(source), np.arange(7, dtype=np.float32))
+    assert y.tolist() == [1, 3, 5]

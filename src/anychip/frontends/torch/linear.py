@@ -56,7 +56,8 @@ RULES("addmv", "baddbmm")(addmm)
 
 @RULES("addbmm")
 def addbmm(x: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    return _scaled_sum(x, jnp.sum(jnp.matmul(batch1, batch2), 0), beta, alpha)
+    products = jnp.matmul(batch1, batch2)
+    return _scaled_sum(x, jnp.sum(products, 0, dtype=products.dtype), beta, alpha)
 
 
 @RULES("addr")
