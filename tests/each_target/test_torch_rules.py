@@ -333,6 +333,8 @@ def test_random_rules_have_torchs_shapes_and_plausible_values(name: str):
         "randn_like": (X,),
         "randint": (9, [500]),
         "randint.low": (3, 9, [500]),
+        "randint_like": (X, 9),
+        "randint_like.low_dtype": (X, 3, 9),
         "randperm": (20,),
         "uniform": (X, -1.0, 1.0),
         "normal_functional": (X, 2.0, 0.5),
