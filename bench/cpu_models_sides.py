@@ -83,10 +83,16 @@ def ours(row: Row, prepared: Any, *, full: bool) -> tuple[dict[str, Run], dict[s
         left_out = dict.fromkeys(SLOW_CANDIDATES, "left out: not prepared")
         makers = {k: m for k, m in makers.items() if k not in left_out}
     if prepared is not None:
-        rows = prepared["evidence"]["entrants"]
+        evidence = prepared["evidence"]
+        rows = evidence["entrants"]
         times = {k: r["median_s"] for k, r in rows.items() if r["median_s"] and not r["failure"]}
         best = times[prepared["chosen"]]
-        makers = {k: m for k, m in makers.items() if times.get(k, math.inf) <= NEAR * best}
+        known = {*rows, *evidence["not_compiled"]}  # others are younger than the preparation
+        makers = {
+            k: m
+            for k, m in makers.items()
+            if k not in known or times.get(k, math.inf) <= NEAR * best
+        }
     # without a folder the choice is made now
     target = AutoTarget(makers, None, target.finest)
     extra = {"tolerance": str(TOLERANCE[row.precision]), "seconds": "4"}

@@ -172,7 +172,7 @@ class Composed:
         for index, executable in enumerate(self._made):
             for stage in executable.artifacts:
                 stages[f"{index}-{stage}"] = partial(executable.artifacts.__getitem__, stage)
-        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages, live=stages)
 
     def run(self, *inputs: Any) -> Sequence[Any]:
         """The results. State is not donated. Raises UnsupportedError where a piece cannot run."""

@@ -247,3 +247,54 @@ def test_without_a_driver_vulkan_compiles_only(monkeypatch):
         assert not discover().target("vulkan:iree").runs
     finally:
         vulkan_device.cache_clear()
+
+
+OUTSIDE = """
+func.func @main(%a: tensor<3x8xf32>, %i: tensor<3xi32>, %b: tensor<3xui8>, %p: tensor<2x2xi64>)
+    -> (tensor<3x8xf32>, tensor<3x8xf32>, tensor<3x8xi1>, tensor<3x8xf32>) {
+  %j = stablehlo.reshape %i : (tensor<3xi32>) -> tensor<3x1xi32>
+  %0 = "stablehlo.gather"(%a, %j) <{dimension_numbers = #stablehlo.gather<offset_dims = [1],
+    collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = 1>,
+    indices_are_sorted = false, slice_sizes = array<i64: 1, 8>}>
+    : (tensor<3x8xf32>, tensor<3x1xi32>) -> tensor<3x8xf32>
+  %u = stablehlo.constant dense<5.0> : tensor<3x8xf32>
+  %1 = "stablehlo.scatter"(%a, %j, %u) ({
+    ^bb0(%x: tensor<f32>, %y: tensor<f32>):
+      %s = stablehlo.add %x, %y : tensor<f32>
+      stablehlo.return %s : tensor<f32>
+  }) {scatter_dimension_numbers = #stablehlo.scatter<update_window_dims = [1],
+      inserted_window_dims = [0], scatter_dims_to_operand_dims = [0], index_vector_dim = 1>,
+      indices_are_sorted = false, unique_indices = false}
+    : (tensor<3x8xf32>, tensor<3x1xi32>, tensor<3x8xf32>) -> tensor<3x8xf32>
+  %no = stablehlo.constant dense<false> : tensor<3x8xi1>
+  %yes = stablehlo.constant dense<true> : tensor<3x8xi1>
+  %2 = "stablehlo.scatter"(%no, %b, %yes) ({
+    ^bb0(%x: tensor<i1>, %y: tensor<i1>):
+      stablehlo.return %y : tensor<i1>
+  }) {scatter_dimension_numbers = #stablehlo.scatter<update_window_dims = [1],
+      inserted_window_dims = [0], scatter_dims_to_operand_dims = [0], index_vector_dim = 1>,
+      indices_are_sorted = false, unique_indices = false}
+    : (tensor<3x8xi1>, tensor<3xui8>, tensor<3x8xi1>) -> tensor<3x8xi1>
+  %v = stablehlo.constant dense<[7.0, 9.0]> : tensor<2xf32>
+  %3 = "stablehlo.scatter"(%a, %p, %v) ({
+    ^bb0(%x: tensor<f32>, %y: tensor<f32>):
+      stablehlo.return %y : tensor<f32>
+  }) {scatter_dimension_numbers = #stablehlo.scatter<inserted_window_dims = [0, 1],
+      scatter_dims_to_operand_dims = [1, 0], index_vector_dim = 1>,
+      indices_are_sorted = false, unique_indices = true}
+    : (tensor<3x8xf32>, tensor<2x2xi64>, tensor<2xf32>) -> tensor<3x8xf32>
+  return %0, %1, %2, %3 : tensor<3x8xf32>, tensor<3x8xf32>, tensor<3x8xi1>, tensor<3x8xf32>
+}"""
+
+
+def test_positions_outside_touch_no_other_memory():
+    """Read there a gather gave garbage, and a scatter killed the process."""
+    module = Module.from_mlir(OUTSIDE)
+    inputs = [
+        np.arange(24, dtype=np.float32).reshape(3, 8),
+        np.array([7, -2, 1], np.int32),
+        np.array([200, 2, 3], np.uint8),
+        np.array([[6, -1], [7, 2]]),  # a column, a row
+    ]
+    results = discover().target("cpu:iree").compile(module, OPTIONS).run(*inputs)
+    assert compare_numbers(module, inputs, list(results)) == (0, True)

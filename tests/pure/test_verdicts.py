@@ -8,6 +8,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from anychip.cli import app
@@ -167,3 +168,27 @@ def test_a_full_disk_is_no_bug_and_says_what_to_do(tmp_path, monkeypatch, capsys
     said = capsys.readouterr().err
     assert "ANYCHIP_HOME to another disk" in said
     assert "bug" not in said
+
+
+def test_what_a_run_changes_of_the_artifacts_is_kept_too(tmp_path):
+    class Learns(Made):
+        def run(self, *inputs):
+            self.artifacts = {**self.artifacts, "evidence": "chosen"}
+            return [np.tanh(inputs[0])]
+
+    class Target(Fake):
+        runs = True
+
+        def compile(self, module: Module, options: CompileOptions) -> Made:
+            made = Learns(module)
+            made.artifacts = {**made.artifacts, "evidence": "undecided"}
+            return made
+
+    chip = Chip(lambda: None, {"a": lambda chip: Target("c:a")}, {}, name="c")  # type: ignore
+    registry = Registry({"c": lambda: chip}, {"c": "test 1"})
+    (verdict,) = _inquiry(tmp_path, registry).ask(["c:a"], lambda n, d: None)
+    assert verdict.matched
+    kept = {Path(path).name: Path(path) for path in verdict.artifacts}
+    assert kept["evidence"].read_text() == "undecided"
+    assert kept["evidence-after-run"].read_text() == "chosen"
+    assert sorted(kept) == ["code", "evidence", "evidence-after-run", "stablehlo"]

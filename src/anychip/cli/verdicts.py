@@ -171,11 +171,13 @@ class Inquiry:
                 known["artifacts"] = [self._keep(name, "log.txt", error.log)]
             return Verdict(**known, state="refused", error=str(error))
         known["seconds"] = time.perf_counter() - start
-        known["artifacts"] = [
-            self._keep(name, stage, executable.artifacts[stage])
+        stages = {
+            stage: executable.artifacts[stage]
             for stage in executable.artifacts
             if not (self.asks_all and stage.endswith(SLOW_STAGES))
-        ]
+        }
+        known["artifacts"] = [self._keep(name, stage, made) for stage, made in stages.items()]
+        texts = {stage: made for stage, made in stages.items() if isinstance(made, str)}
         coverage = executable.coverage
         known |= {
             "compiled": coverage.count("unsupported") == 0,
@@ -195,6 +197,9 @@ class Inquiry:
             results = [_as_numpy(r) for r in executable.run(*inputs)]
         except AnychipError as error:
             return Verdict(**{**known, "error": str(error)})
+        for stage, before in texts.items():
+            if (now := executable.artifacts[stage]) != before:
+                known["artifacts"].append(self._keep(name, f"{stage}-after-run", now))
         given = getattr(executable, "tolerance", None)
         tolerance = None if given is None else float(given)
         error, matched = near(self._wanted(), results, tolerance)

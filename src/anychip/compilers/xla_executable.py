@@ -6,7 +6,7 @@ import json
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,14 +233,16 @@ class XlaExecutable:
 
 
 class Artifacts(Mapping[str, str | bytes]):
-    """Stage → text or bytes, made when first looked at."""
+    """Stage → text or bytes, made when first looked at; those that are `live`, each time."""
 
-    def __init__(self, stages: Mapping[str, Callable[[], str | bytes]]):
-        self._stages = dict(stages)
+    def __init__(
+        self, stages: Mapping[str, Callable[[], str | bytes]], *, live: Collection[str] = ()
+    ):
+        self._stages, self._live = dict(stages), live
         self._made: dict[str, str | bytes] = {}
 
     def __getitem__(self, stage: str) -> str | bytes:
-        if stage not in self._made:
+        if stage not in self._made or stage in self._live:
             self._made[stage] = self._stages[stage]()
         return self._made[stage]
 

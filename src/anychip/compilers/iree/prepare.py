@@ -1,11 +1,16 @@
-"""A Module as IREE takes it: named places, no donation, 16-bit products summed in 32 bits."""
+"""A Module as IREE takes it: named places, no donation, 16-bit products summed in 32 bits, no
+positions outside of arrays."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from anychip.compilers import xla_input
+from anychip.compilers.iree.bounds import keep_inside
 from anychip.core import Module, ir
+
+PREPARED = 2
+"""Counts changes of what this makes, so that programs stored before one are not found."""
 
 _DONATION = ("tf.aliasing_output", "jax.buffer_donor")
 
@@ -21,6 +26,7 @@ def prepare(module: Module) -> tuple[str, tuple[str, ...]]:
         for function in parsed.body.operations:
             _undonate(function)
         _widen_sums(parsed)
+        keep_inside(parsed)
         return ir.to_text(parsed, locations=True), table
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from anychip.compilers.bind import check_weights, placed
 from anychip.compilers.cache import Cache, cache_key, cpu_features
-from anychip.compilers.iree.prepare import prepare
+from anychip.compilers.iree.prepare import PREPARED, prepare
 from anychip.compilers.iree.profiles import PROFILES, Profile
 from anychip.compilers.iree.runtime import OnCpu, OnVulkan, Runner, check_types
 from anychip.compilers.ledger import ledger
@@ -92,7 +92,7 @@ class IreeTarget:
         key = cache_key(
             module.bytecode,
             replace(options, threads=None),  # the runtime's, not the compiler's
-            self.toolchain,
+            f"{self.toolchain}, prepared {PREPARED}",
             machine=cpu_features() if self.profile == "host" else "",
         )
         parts = cached(self.cache, key, options.timeout_s, lambda: _compile(self, module, options))

@@ -63,14 +63,16 @@ class OnnxExecutable:
         self._pages, self._settling, self._is_settled = pages, threading.Lock(), False
         self._coverage: Coverage | None = None
         self._slots = [a for a in module.signature.arguments if a.role != "weight"]
-        self._stages = {
-            "stablehlo": lambda: module.text(locations=True),
-            "onnx": exported.model.SerializeToString,
-            "settings": lambda: settings,
-            "lifted": lambda: lifted,
-            "huge_pages": lambda: pages.note,
-        }
-        self.artifacts: Mapping[str, str | bytes] = Artifacts(self._stages)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(
+            {
+                "stablehlo": lambda: module.text(locations=True),
+                "onnx": exported.model.SerializeToString,
+                "settings": lambda: settings,
+                "lifted": lambda: lifted,
+                "huge_pages": lambda: pages.note,
+            },
+            live=("huge_pages",),
+        )
 
     @property
     def coverage(self) -> Coverage:
@@ -98,7 +100,6 @@ class OnnxExecutable:
             with self._pages.watch():
                 results = self._session.run(arrays)
             self._pages.move()
-            self.artifacts = Artifacts(self._stages)  # its note is another now
             self._is_settled = True
             return results
 
