@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,16 @@ def test_rows_of_both_layouts_are_predicted_or_explained(tmp_path, predictor):
 
 
 METRICS = ("ttft", "tpot_mean", "throughput_output_per_gpu")
+
+
+def test_a_run_of_some_requests_at_once_is_slower_than_its_steady_state(predictor):
+    """And its one copy is as wide as the row says, though narrower ones would be faster."""
+    row = next(row for row in read(SHIPPED[0]) if row.id == "TL8-H100-SXM-2048-2048")
+    assert "1500 equal requests queued at once" in row.notes
+    whole = predictor.predict(row)
+    steady = predictor.predict(replace(row, notes="TP1"))
+    assert 0.7 * steady.value < whole.value < steady.value
+    assert predictor.predict(replace(row, notes="TP2", chips="2")).shards == "1 x tp2"
 
 
 HEADER = "id,model,precision,chip,chips,batch,prompt_len,gen_len,metric,value,unit"

@@ -72,6 +72,9 @@ SPREAD = 0.1
 step, or every answer would end together and every prompt wait for all others."""
 MOST_SEQUENCES = 2048
 """In flight on one copy where a row says "maximum" (TensorRT-LLM's default max_batch_size)."""
+QUEUED = re.compile(r"(\d+) equal requests queued at once")
+"""A run of so many requests, all asked at once and of equal lengths, whose rate is all tokens over
+the whole time: steps fill up and run empty. As many are in flight as the cache holds."""
 
 
 OP_FACTOR = 1.57
@@ -241,22 +244,25 @@ class Predictor:
         (system,) = self._systems(build.chip, row.chips or "1")
         chips = system.counts[0]
         most = row.batch in ("offline max", "max", "") or row.batch.startswith("max (")
-        users = (
-            MOST_SEQUENCES * chips if most else _whole(row.batch.removeprefix("max_seqs "), "batch")
-        )
+        queued = QUEUED.search(row.notes)
+        limit = max(int(queued[1]), MOST_SEQUENCES) if queued else MOST_SEQUENCES
+        users = limit * chips if most else _whole(row.batch.removeprefix("max_seqs "), "batch")
         said = re.match(r"TP(\d+)\b", row.notes)
         tensor = row.tensor or (int(said[1]) if said else 0)
         ways = [tensor] if tensor else _divisors(chips)
         best: tuple[Served, int, int] | None = None
         for tensor in ways:
             copies = chips // tensor
-            each = self._pace(model, precision, build, spec, system, tensor, stack)
+            each = self._pace(model, precision, build, spec, system, tensor, stack, limit)
             room = int(each.cache_tokens // (lengths.prompt + stack.held * lengths.generate))
             if room < 1:
                 continue
             number = max(1, min(round(users / copies), room if most else MOST_SEQUENCES))
             wide = replace(stack, sequences=max(number, 1))
-            served = self._served(each, wide, lengths, number, (build, model.name, precision))
+            if queued:
+                served = serve(each, wide, _at_once(lengths, int(queued[1])))
+            else:
+                served = self._served(each, wide, lengths, number, (build, model.name, precision))
             if best is None or served.steady_tok_s * copies > best[0].steady_tok_s * best[1]:
                 best = (served, copies, number)
         if best is None:
@@ -338,6 +344,7 @@ class Predictor:
         system: SystemSpec,
         tensor: int,
         stack: Stack,
+        sequences: int = MOST_SEQUENCES,
     ) -> Pace:
         held = with_cache(self.precisions[precision], stack)
         key = (
@@ -348,6 +355,7 @@ class Predictor:
             tensor,
             stack.step_tokens,
             stack.is_padded,
+            sequences,
         )
         if key not in self.kept:
             surface = self.surfaces.at(model, held, 1)
@@ -356,7 +364,7 @@ class Predictor:
                 machine(spec, system),
                 Shards(tensor),
                 step_tokens=stack.step_tokens,
-                sequences=MOST_SEQUENCES,
+                sequences=sequences,
             )
             self.kept[key] = each.padded() if stack.is_padded else each
         return self.kept[key]
@@ -373,6 +381,8 @@ class Predictor:
 def _rate(row: Published, served: Served, users: int) -> float:
     """Answer tokens a second of one copy: for a serving point from its mean times, as published
     there; else those of the steady state."""
+    if QUEUED.search(row.notes):
+        return served.tok_s
     if not row.stack:
         return served.steady_tok_s
     answer = int(row.generate)
@@ -392,6 +402,15 @@ def _demand(lengths: Lengths, users: int, waves: int) -> Demand:
         prompts=np.full(users * waves, lengths.prompt),
         answers=spread(lengths.generate),
         concurrency=users,
+    )
+
+
+def _at_once(lengths: Lengths, requests: int) -> Demand:
+    """All at time zero, of equal lengths."""
+    return Demand(
+        prompts=np.full(requests, lengths.prompt),
+        answers=np.full(requests, lengths.generate),
+        concurrency=requests,
     )
 
 
