@@ -174,9 +174,38 @@ def test_hard_swish_is_recognised_however_it_is_written():
     x = np.array([-4, -1, 1, 4], np.float32)
     for tail in tails:
         module = Module.from_mlir(f"{head}\n{tail} : tensor<4xf32> return %e : tensor<4xf32> }}")
-        assert [n.op_type for n in export(module).model.graph.node] == ["HardSwish"]
+        for gates in (False, True):
+            nodes = export(module, gates=gates).model.graph.node
+            assert [n.op_type for n in nodes] == ["HardSwish"]
         (got,) = discover().target("cpu:onnxruntime").compile(module, CompileOptions()).run(x)
         np.testing.assert_allclose(got, x * np.clip(x + 3, 0, 6) / 6, rtol=1e-6)
+
+
+def test_hard_sigmoid_is_one_node_that_a_convolution_can_take_in():
+    one = "dense<{}> : tensor<4xf32>"
+    bodies = {
+        (1 / 6, 0.5, "3.0", "6.0"): "%d = stablehlo.divide %c, %top : tensor<4xf32>",
+        (0.2, 0.5, "0.5", "1.0"): "%d = stablehlo.add %c, %z : tensor<4xf32>",
+    }
+    x = np.array([-4, -1, 1, 4], np.float32)
+    for (slope, shift, added, top), tail in bodies.items():
+        scaled = "%x" if top == "6.0" else "%m"
+        module = Module.from_mlir(f"""func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> {{
+          %s = stablehlo.constant {one.format("0.2")}
+          %m = stablehlo.multiply %x, %s : tensor<4xf32>
+          %b = stablehlo.constant {one.format(added)}
+          %z = stablehlo.constant {one.format("0.0")}
+          %top = stablehlo.constant {one.format(top)}
+          %a = stablehlo.add {scaled}, %b : tensor<4xf32>
+          %c = stablehlo.clamp %z, %a, %top : tensor<4xf32>
+          {tail}
+          return %d : tensor<4xf32> }}""")
+        kinds = [n.op_type for n in export(module, gates=True).model.graph.node]
+        assert "HardSigmoid" in kinds
+        assert "Clip" not in kinds
+        assert "Clip" in [n.op_type for n in export(module).model.graph.node]
+        (got,) = discover().target("cpu:onnxruntime").compile(module, CompileOptions()).run(x)
+        np.testing.assert_allclose(got, np.clip(slope * x + shift, 0, 1), rtol=1e-6, atol=1e-7)
 
 
 def test_large_weights_are_by_name_only():

@@ -209,13 +209,19 @@ def _clamp(g: Graph, op: OpView, low: Tensor, x: Tensor, high: Tensor) -> Tensor
             Tensor(g.constant(end, low.dtype), (), (), low.dtype) for end in ends if end is not None
         )
     if low.shape == () and high.shape == ():
-        return apply(g, op, [low, high, x], lambda g, n, _: g.node("Clip", [n[2], n[0], n[1]]))
+        return apply(g, op, [low, high, x], _clip)
     return apply(
         g,
         op,
         [low, x, high],
         lambda g, n, _: g.node("Min", [g.node("Max", [n[1], n[0]]), n[2]]),
     )
+
+
+def _clip(g: Graph, names: list[str], wide: str) -> str:
+    low, high, x = names
+    clipped = g.node("Clip", [x, low, high])
+    return (_hard_sigmoid(g, clipped, 1.0) if wide == "f32" else "") or clipped
 
 
 def _convert(g: Graph, op: OpView, x: Tensor) -> Tensor:
@@ -247,6 +253,9 @@ def _quotient(g: Graph, names: list[str], wide: str) -> str:
         for x, gate in (list(gated.input), list(gated.input)[::-1]):
             if wide == "f32" and _gates(g, gate, x):
                 return g.node("HardSwish", [x])
+    by = g.scalar(names[1])
+    if wide == "f32" and by and (gate := _hard_sigmoid(g, names[0], 1 / by)):
+        return gate
     one = g.scalar(names[0])
     below = g.producer.get(names[1])
     if one == 1.0 and below is not None and below.op_type == "Add":
@@ -302,7 +311,7 @@ def _minimum(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
         made, top = g.producer.get(one.name), g.scalar(other.name)
         if made is not None and made.op_type == "Relu" and top is not None and x.dtype == "f32":
             low, high = g.constant(0.0, "f32"), g.constant(top, "f32")
-            clipped = g.node("Clip", [made.input[0], low, high])
+            clipped = _clip(g, [low, high, made.input[0]], x.dtype)
             return Tensor(clipped, one.held, one.shape, one.dtype, one.target)
     return apply(g, op, [x, y], _extreme("Min"))
 
@@ -324,9 +333,16 @@ def _multiply(g: Graph, op: OpView, x: Tensor, y: Tensor) -> Tensor:
 def _product(g: Graph, names: list[str], wide: str) -> str:
     """HardSwish where it is x clip(x + 3, 0, 6) / 6, in whichever order."""
     for x, gate in (names, names[::-1]):
+        factor = g.scalar(gate)
+        if wide == "f32" and factor and (made := _hard_sigmoid(g, x, factor)):
+            return made
         made = g.producer.get(gate)
         if made is None or wide != "f32":
             continue
+        if made.op_type == "HardSigmoid" and made.input[0] == x:
+            slope, shift = (a.f for a in made.attribute)
+            if abs(slope - 1 / 6) < 1e-7 and abs(shift - 0.5) < 1e-7:
+                return g.node("HardSwish", [x])
         if made.op_type == "Div" and g.scalar(made.input[1]) == 6.0 and _gates(g, made.input[0], x):
             return g.node("HardSwish", [x])
         sixth = [i for i in made.input if abs((g.scalar(i) or 0) - 1 / 6) < 1e-7]
@@ -335,6 +351,29 @@ def _product(g: Graph, names: list[str], wide: str) -> str:
             if _gates(g, other, x):
                 return g.node("HardSwish", [x])
     return g.node("Mul", names)
+
+
+def _hard_sigmoid(g: Graph, name: str, factor: float) -> str:
+    """`factor` clip(a x + b, 0, 1 / factor) as one node where that is wanted; "" for what is
+    something else."""
+    made = g.producer.get(name)
+    if not g.gates or made is None or made.op_type != "Clip" or g.scalar(made.input[1]) != 0.0:
+        return ""
+    top, added = g.scalar(made.input[2]), g.producer.get(made.input[0])
+    if top is None or abs(top * factor - 1) > 1e-6 or added is None or added.op_type != "Add":
+        return ""
+    for inner, constant in (list(added.input), list(added.input)[::-1]):
+        shift = g.scalar(constant)
+        if shift is None:
+            continue
+        slope, product = 1.0, g.producer.get(inner)
+        if product is not None and product.op_type == "Mul":
+            for other, by in (list(product.input), list(product.input)[::-1]):
+                if g.scalar(by) is not None:
+                    inner, slope = other, float(g.scalar(by) or 0.0)
+                    break
+        return g.node("HardSigmoid", [inner], alpha=slope * factor, beta=shift * factor)
+    return ""
 
 
 def _gates(g: Graph, name: str, x: str) -> bool:

@@ -79,21 +79,26 @@ DOORS: Mapping[str, str] = {
 
 
 def export(
-    module: Module, *, fused: bool | Collection[str] = True, doors: bool = False
+    module: Module,
+    *,
+    fused: bool | Collection[str] = True,
+    doors: bool = False,
+    gates: bool = False,
 ) -> Exported:
     """The module as ONNX, composites as ONNX's own ops or by their bodies.
 
     `fused` says which have an op: all, none, or those of these names.
 
     With `doors`, inputs, weights and results of types that NumPy lacks go in and out as DOORS
-    says, and are converted inside.
+    says, and are converted inside. With `gates`, HardSigmoid is one node: ONNX Runtime's
+    convolutions take that in, OpenVINO's take in an addition, a Clip and a division.
     Raises UnsupportedError that lists every kind of op ONNX cannot express, with its place.
     """
     import onnx
     from onnx import helper
 
     read = program(module)
-    graph = Graph(module.name)
+    graph = Graph(module.name, gates=gates)
     walker = _Walker(read, graph, fused)
     arguments: list[Tensor] = []
     inputs: list[Any] = []

@@ -36,10 +36,11 @@ class Tensor:
 
 
 class Graph:
-    """Nodes in order. `origin` is the place in the user's model that new nodes come from."""
+    """Nodes in order. `origin` is the place in the user's model that new nodes come from; with
+    `gates`, HardSigmoid is one node."""
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, *, gates: bool = False):
+        self.name, self.gates = name, gates
         self.origin = Origin()
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []

@@ -141,11 +141,12 @@ def build(
     load: Callable[[Exported], Session],
     *,
     huge_pages: bool,
+    gates: bool = False,
 ) -> OnnxExecutable:
     """Check the options, export, and `load` within the time limit.
 
     `choices` are the extra options with their values, the default first; `huge_pages` is what the
-    option of that name is when a user gives none. Raises UsageError for
+    option of that name is when a user gives none, `gates` is `export`'s. Raises UsageError for
     others, InputError for weights without values, UnsupportedError for what ONNX cannot say and
     CompileError when the runtime refuses or takes too long.
     """
@@ -167,7 +168,7 @@ def build(
                 "convert it to f32 in the model, or use cpu:xla"
             )
     named, found = lift(module, _NAMED)
-    exported = export(named, doors=True)
+    exported = export(named, doors=True, gates=gates)
     what = f"{target} compile of {module.name}"
     settings = f"threads={options.threads} " + " ".join(
         f"{name}={options.extra.get(name, values[0])}" for name, values in choices.items()

@@ -43,6 +43,7 @@ class OrtTarget:
             CHOICES,
             lambda e: _Session(self.name, e, options),
             huge_pages=self.huge_pages,
+            gates=True,
         )
 
 
