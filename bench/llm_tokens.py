@@ -4,7 +4,8 @@
 
 Where the two first differ they have read the same tokens, so their logits can be compared: the
 difference is explained when both give the two tokens logits nearer to each other than the engines'
-logits were over the tokens before, which is the rounding of activations to 8 bits.
+logits were over the tokens before, which is the rounding of activations to 8 bits. Where the very
+first differs, there are none before, and the engines' logits are those behind the prompt.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def compare(ours: list[tuple[int, np.ndarray]], theirs: list[Any]) -> dict[str, 
     noise = 0.0
     for at, ((token, logits), (other, best)) in enumerate(zip(ours, theirs, strict=True)):
         apart = [abs(float(logits[i]) - value) for i, value in best]
-        if token == other:
+        if token == other or at == 0:
             noise = max(noise, *apart)
+        if token == other:
             continue
         known = dict((i, value) for i, value in best)
         row = {

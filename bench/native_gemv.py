@@ -23,6 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import llvmlite.ir as llvm
 import numpy as np
 
+from anychip.compilers import hugepages
 from anychip.compilers.native import jit
 from anychip.compilers.native.ir import I32V, I64, POINTER, Function
 from anychip.compilers.native.isa import Isa, choose
@@ -98,8 +99,8 @@ def kernels(rows: int, depth: int) -> dict[str, Any]:
 def measure(threads: int, rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     isa = choose()
     pool = Pool(threads, isa)
-    whole = np.full(TOTAL + 64, 0x3C, np.uint8)  # small numbers in every format
-    memory = whole[-whole.ctypes.data % 64 :][:TOTAL]
+    memory = np.frombuffer(hugepages.buffer(TOTAL), np.uint8)[:TOTAL]
+    memory[:] = 0x3C  # small numbers in every format
     rows: list[dict[str, Any]] = []
     for shape, (outputs, depth) in SHAPES.items():
         for form, kernel in kernels(outputs, depth).items():
@@ -128,35 +129,49 @@ def measure(threads: int, rounds: int, say: Callable[[str], None]) -> list[dict[
 
 
 def chart(rows: list[dict[str, Any]]) -> str:
-    """Bars of GB/s, the sum's pace as a line over each."""
-    width, height, left, each = 60 + 22 * len(rows) + 20, 300, 50, 22
-    most = max(max(r["gb_s"], r["bandwidth_gb_s"]) for r in rows) * 1.1
+    """Bars of GB/s, shape by shape; over each its roof, the sum's pace in the same rounds, and its
+    share of that."""
+    each, gap, left, top, tall = 34, 26, 46, 46, 240
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    width = left + each * len(rows) + gap * len(shapes) + 10
+    most = max(max(r["gb_s"], r["bandwidth_gb_s"]) for r in rows) * 1.08
+    bottom = top + tall
+
+    def y(rate: float) -> float:
+        return bottom - rate / most * tall
+
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height + 90}" '
-        'font-family="sans-serif" font-size="11">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{left}" y="14">GB/s of packed weights; the line is a plain sum over the same '
-        "bytes</text>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{bottom + 64}" '
+        'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{left}" y="16">Bar: GB/s of packed weights through a product of one token, '
+        f"{rows[0]['threads']} threads.</text>",
+        f'<text x="{left}" y="31" fill="#c03020">Line: its roof, a plain sum over the same bytes '
+        "in the same rounds; the number is the bar's share of it (median of rounds).</text>",
     ]
-    for tick in range(0, int(most) + 1, max(1, int(most) // 6)):
-        y = height - tick / most * (height - 30)
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{tick}</text>')
-        parts.append(
-            f'<line x1="{left}" x2="{width - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
-        )
-    for i, row in enumerate(rows):
-        x = left + 6 + each * i
-        tall = row["gb_s"] / most * (height - 30)
-        roof = height - row["bandwidth_gb_s"] / most * (height - 30)
-        parts.append(
-            f'<rect x="{x}" y="{height - tall:.1f}" width="16" height="{tall:.1f}" fill="#4878a8"/>'
-        )
-        parts.append(
-            f'<line x1="{x - 2}" x2="{x + 18}" y1="{roof:.1f}" y2="{roof:.1f}" '
-            'stroke="#c03020" stroke-width="2"/>'
-        )
-        label = f"{row['format']} {row['shape']}"
-        parts.append(f'<text transform="translate({x + 4},{height + 6}) rotate(60)">{label}</text>')
+    for tick in range(0, int(most) + 1, 5):
+        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.0f}" text-anchor="end">{tick}</text>')
+        line = f'x1="{left}" x2="{width - 10}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"'
+        parts.append(f'<line {line} stroke="#ddd"/>')
+    x = left
+    for shape in shapes:
+        x += gap // 2
+        start = x
+        for row in (r for r in rows if r["shape"] == shape):
+            bar, roof, middle = y(row["gb_s"]), y(row["bandwidth_gb_s"]), x + each // 2
+            parts.append(
+                f'<rect x="{x + 4}" y="{bar:.1f}" width="{each - 8}" height="{bottom - bar:.1f}" '
+                'fill="#4878a8"/>'
+                f'<line x1="{x + 1}" x2="{x + each - 1}" y1="{roof:.1f}" y2="{roof:.1f}" '
+                'stroke="#c03020" stroke-width="2"/>'
+                f'<text x="{middle}" y="{min(bar, roof) - 5:.1f}" text-anchor="middle" '
+                f'font-size="10">{row["ratio"]:.2f}</text>'
+                f'<text x="{middle}" y="{bottom + 16}" text-anchor="middle">{row["format"]}</text>'
+            )
+            x += each
+        middle = (start + x) / 2
+        label = f"columns × rows: {shape}"
+        parts.append(f'<text x="{middle}" y="{bottom + 36}" text-anchor="middle">{label}</text>')
+        x += gap // 2
     return "\n".join([*parts, "</svg>\n"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from anychip.compilers.native import cover
+from anychip.compilers.native import cover, cover_products
 from anychip.compilers.native.kernels.number import SIZES
 from anychip.compilers.native.kernels.pointwise import Pointwise, Source, dense_strides
 from anychip.compilers.native.kernels.quantize import Quantize, records_bytes
@@ -181,7 +181,7 @@ class Reader:
         env: dict[Value, Known],
         origin: Origin,
     ) -> Known:
-        rows = cover.gathered(self, op, inputs, block)
+        rows = cover_products.gathered(self, op, inputs, block)
         for one in rows.ops:  # those behind the gather are part of its kernel
             self.covered[one.name, "", origin] += 1
             env.update((value, Missing()) for value in one.results)

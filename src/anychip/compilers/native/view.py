@@ -10,6 +10,7 @@ import numpy as np
 from anychip.compilers.native.kernels.pointwise import dense_strides
 from anychip.compilers.native.plan import Buffer, Constant, Outside, PackedWeight
 
+FLOATS = ("f32", "bf16", "f16")
 Shape = tuple[int, ...]
 
 
