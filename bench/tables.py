@@ -202,7 +202,7 @@ def models(report: dict[str, Any]) -> str:
 
 
 def whole_steps(report: dict[str, Any]) -> str:
-    """Closed form and machine model on whole steps: median and 90th percentile, and the bias."""
+    """Closed form, machine model and both on whole steps: median, 90th percentile, bias."""
     rows = [
         (
             one["family"],
@@ -211,12 +211,14 @@ def whole_steps(report: dict[str, Any]) -> str:
             *(
                 f"{one[how]['median_abs_error']:.0%} / {one[how]['p90_abs_error']:.0%} "
                 f"({one[how]['median_error']:+.0%})"
-                for how in ("closed_form", "machine_model")
+                for how in ("closed_form", "machine_model", "mixed")
             ),
         )
         for one in report["summary"]
     ]
-    return _table("family|metric|rows|closed form|machine model", rows)
+    return _table(
+        "family|metric|rows|closed form|machine model|prompts closed form, tokens simulated", rows
+    )
 
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {

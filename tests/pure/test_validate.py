@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from anychip.cli.scatter import scatter_page
@@ -12,6 +13,7 @@ from anychip.frontends.llm import PRECISIONS, catalogue
 from anychip.mapper.deployment import deploy
 from anychip.mapper.figures import Limits, figures
 from anychip.mapper.serving import closed
+from anychip.mapper.stacks import TUNED_ERROR
 from anychip.mapper.traffic import run
 from anychip.twin.machine import OVERLAP
 from anychip.validate import SHIPPED, Predictor, Published, read, validate
@@ -75,6 +77,8 @@ def test_a_run_of_some_requests_at_once_is_slower_than_its_steady_state(predicto
     steady = predictor.predict(replace(row, notes="TP1"))
     assert 0.7 * steady.value < whole.value < steady.value
     assert predictor.predict(replace(row, notes="TP2", chips="2")).shards == "1 x tp2"
+    # Its stack is only named by its author: the interval is not that of the fitted points.
+    assert whole.high / whole.value == pytest.approx(np.exp(TUNED_ERROR["chip_tok_s"]))
 
 
 HEADER = "id,model,precision,chip,chips,batch,prompt_len,gen_len,metric,value,unit"

@@ -313,7 +313,9 @@ class Predictor:
         if quantity not in values:
             raise Skip(f"{quantity} of a server is not predicted")
         value = values[quantity] * (chips if row.metric == "throughput_output_system" else 1)
-        error = serving_error(stack, quantity)
+        # The points that stacks were fitted to are of two chips; who names a stack elsewhere is one
+        # of those whose errors the tuned stack's interval comes from (tools/half_widths.py).
+        error = serving_error(stack if row.stack else TUNED, quantity)
         return Value(
             value=value,
             low=value * float(np.exp(-error)),
