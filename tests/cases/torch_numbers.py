@@ -207,6 +207,7 @@ NO_AXES: Group = {
     "softmax of nothing": lambda t: t.X[:0].softmax(0).sum(0),
     "windows of nothing": lambda t: F.unfold(t.IMAGE[:0], 3).sum(0),
     "meshgrid of numbers": lambda t: torch.meshgrid(t.X[0, 0, 0], t.Y[0, 0], indexing="xy")[1],
+    "msort": lambda t: torch.msort(t.X),
     "igamma": lambda t: torch.special.gammainc(t.POSITIVE, t.X.abs()[0]),
     "igammac": lambda t: torch.special.gammaincc(t.POSITIVE, t.X.abs()[0]),
     "polygamma": lambda t: torch.polygamma(0, t.POSITIVE),

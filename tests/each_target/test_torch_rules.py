@@ -253,7 +253,6 @@ BY_THEIR_PARTS = {
     "log_sigmoid_forward",
     "max_pool1d_with_indices",
     "max_unpool3d",
-    "msort",
     "new_empty",
     "new_empty_strided",
     "rrelu_with_noise_functional",

@@ -39,7 +39,10 @@ def sort_with_places(x: Any, dim: int, descending: bool) -> tuple[Any, Any]:
     return values, places
 
 
-@RULES("sort", "msort")
+RULES("msort")(lambda x: sort_with_places(x, 0, False)[0])
+
+
+@RULES("sort")
 def sort(x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
     return sort_with_places(x, dim, descending)
 
