@@ -148,7 +148,7 @@ PLACES = {
 @pytest.mark.parametrize("isa", ["amx", "avx512vnni"])
 @pytest.mark.parametrize("where", PLACES)
 def test_attention_over_pages_is_the_definition(where, isa):
-    from anychip.ops.composite_paged import _np_paged, np_update
+    from anychip.ops.composite_paged import _np_paged, _np_update
 
     need(isa)
     places = np.array(PLACES[where], np.int32).T.copy()
@@ -184,7 +184,7 @@ def test_attention_over_pages_is_the_definition(where, isa):
     table = random.permutation(14)[:12].reshape(3, 4).astype(np.int32)
     out, k, v = executable.run(*arrays, table, places)
     want = [
-        np_update(old, new.astype(np.float16), table, places)
+        _np_update(old, new.astype(np.float16), table, places)
         for old, new in zip(arrays[:2], arrays[3:5], strict=True)
     ]
     assert (np.asarray(k) == want[0]).all()
