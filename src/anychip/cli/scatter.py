@@ -40,7 +40,7 @@ def scatter_page(document: Mapping[str, Any]) -> str:
     rows = document["rows"]
     metrics = sorted({(row["metric"], row["unit"]) for row in rows})
     charts = "".join(
-        _chart([r for r in rows if (r["metric"], r["unit"]) == key], *key) for key in metrics
+        chart([r for r in rows if (r["metric"], r["unit"]) == key], *key) for key in metrics
     )
     families = [name for name in COLOURS if any(row["family"] == name for row in rows)]
     legend = "".join(
@@ -88,7 +88,8 @@ def _beside(summary: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _chart(rows: Sequence[Mapping[str, Any]], metric: str, unit: str) -> str:
+def chart(rows: Sequence[Mapping[str, Any]], metric: str, unit: str, *, tips: bool = True) -> str:
+    """One metric's rows as an SVG; with `tips` each dot says which row it is."""
     values = [row[key] for row in rows for key in ("published", "predicted")]
     low = math.floor(math.log10(min(values)) - 0.05)
     high = max(math.ceil(math.log10(max(values)) + 0.05), low + 1)
@@ -128,10 +129,10 @@ def _chart(rows: Sequence[Mapping[str, Any]], metric: str, unit: str) -> str:
             f"{row['id']}: {row['chip']}, {row['model']}, published {row['published']:.4g}, "
             f"predicted {row['predicted']:.4g} ({row['error']:+.0%})"
         )
+        said = f"<title>{escape(tip)}</title>" if tips else ""
         parts.append(
             f'<circle cx="{x(row["published"]):.1f}" cy="{y(row["predicted"]):.1f}" r="4" '
-            f'fill="{COLOURS.get(row["family"], "#111")}" fill-opacity="0.6">'
-            f"<title>{escape(tip)}</title></circle>"
+            f'fill="{COLOURS.get(row["family"], "#111")}" fill-opacity="0.6">{said}</circle>'
         )
     middle = ABOVE + SIZE / 2
     centre, under = LEFT + SIZE / 2, ABOVE + SIZE + 36
