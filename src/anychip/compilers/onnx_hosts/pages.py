@@ -59,9 +59,11 @@ class HugePages:
             if high // size > -(-low // size)
         ]
         for low, high in ours:
-            for advice in (_HUGEPAGE, _COLLAPSE):
-                # parts without a page, or unmapped by now, are an error and no harm
-                libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), advice)
+            libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _HUGEPAGE)
+            for page in range(low, high, size):
+                # one without memory, or unmapped by now, is an error and no harm; asked for the
+                # whole range the system would leave off at some of these
+                libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(size), _COLLAPSE)
         took, more = time.perf_counter() - start, _resident() - before
         huge = sum(
             min(one.huge, min(high, one.end) - max(low, one.start))
