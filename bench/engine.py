@@ -123,7 +123,8 @@ class Bench:
         whole = self.model.facts.context
         most = min(most, whole - len(prompt))
         pages, window = -(-whole // PAGE), max(most // 16, 1)
-        one = self.engine({"pages": pages, "step_tokens": 16, "sequences": 1, "context": whole})
+        limits = {"pages": pages, "step_tokens": 16, "sequences": 1, "context": whole}
+        one = self.engine(limits, cache="f16")  # as llama.cpp's
         one.warm([len(prompt)])
         peer = None
         if llama:
