@@ -224,7 +224,6 @@ def whole_steps(report: dict[str, Any]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu-models": ("cpu-models.json", models),
     "llm": ("llm.json", llm),
-    "llm-prefill": ("llm-prefill.json", llm),
     "gemv": ("native-gemv.json", gemv),
     "context": ("engine.json", context),
     "guess": ("engine.json", guess),
