@@ -3,6 +3,7 @@
 For every operator of torch's test suite and each element type asked for, the first samples are
 captured, compiled for cpu:xla, run, and compared with eager torch: type and shape exactly, numbers
 by the type's tolerance. A sample that ends in UnsupportedError is "refused"; its reason is kept.
+Samples that eager torch refuses, without tensors, or not strided are "left out", and counted.
 Rows go to a JSON file as they come; a run goes on where the file stands. Needs expecttest.
 
     python tools/torch_samples.py --json build/torch_samples.json --types f32 i64
@@ -55,7 +56,7 @@ def main() -> int:
     rows = [row for row in done.values() if options.only in row["key"]]
     states = Counter[str]()
     for row in rows:
-        states.update({name: row[name] for name in ("passed", "refused")})
+        states.update({name: row.get(name, 0) for name in ("passed", "refused", "left_out")})
         states["wrong"] += len(row["wrong"])
     whole = sum(not row["wrong"] and not row["refused"] for row in rows)
     print(f"{len(rows)} operators × types, {whole} pass whole; samples: {dict(states)}")
@@ -153,6 +154,7 @@ def _judge(op: Any, kind: Any, options: argparse.Namespace, row: dict[str, Any])
                 break
     except Exception as error:  # torch's own samples want what is not here
         row["why"].append(f"no samples: {type(error).__name__}: {str(error)[:100]}")
+    row["left_out"] = sum(not call.is_good for call in calls)
     calls = [call for call in calls if call.is_good]
     if calls and _outcome(calls, options.show, quietly=True) == "":
         row["passed"] = len(calls)

@@ -24,6 +24,13 @@ def test_a_buffer_lies_in_huge_pages():
     assert share > 0
 
 
+def test_the_setting_keeps_a_buffer_out_of_them(monkeypatch):
+    monkeypatch.setenv("ANYCHIP_HUGE_PAGES", "no")
+    array = np.frombuffer(hugepages.buffer(8 << 20), np.uint8)
+    array[:] = 1
+    assert hugepages.share(array.ctypes.data, array.size) == 0
+
+
 def test_shared_memory_has_none_and_that_is_seen():
     array = np.frombuffer(mmap.mmap(-1, 8 << 20), np.uint8)
     array[:] = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,11 +51,10 @@ def fastest() -> str:
 
 def why_not_native() -> str:
     """What keeps cpu:native from running on this host, "" if nothing does."""
-    if importlib.util.find_spec("llvmlite") is None:
-        return "cpu:native needs llvmlite: pip install 'anychip[llm]'"
-    from anychip.compilers.native.pool import check_host
-
     try:
+        discover().target("cpu:native")
+        from anychip.compilers.native.pool import check_host
+
         check_host()
     except SetupError as error:
         return str(error)

@@ -187,6 +187,8 @@ def _huge_pages() -> list[Finding]:
     setting, granted = hugepages.setting(), hugepages.granted()
     if granted is None:
         return []
+    if not read("huge_pages"):
+        return [Finding("huge pages", "ok", "not asked for: ANYCHIP_HUGE_PAGES says no")]
     told = f"the system's setting is {setting or 'not known'}"
     if granted:
         return [Finding("huge pages", "ok", f"cpu:native's weights and caches get them; {told}")]

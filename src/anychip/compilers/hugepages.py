@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from anychip.core.config import read
+
 PAGE = 2 << 20
 """Of x86-64, and of AArch64 with base pages of 4 KB."""
 
@@ -24,7 +26,7 @@ SETTING = str(SYSTEM / "enabled")
 
 
 def buffer(size: int) -> Any:
-    """Anonymous memory, in huge pages where the system gives them.
+    """Anonymous memory, in huge pages where the system gives them and the setting asks for them.
 
     Private: shared memory, which mmap makes unless told, has huge pages on few systems.
     """
@@ -33,7 +35,7 @@ def buffer(size: int) -> Any:
     )
     memory = mmap.mmap(-1, max(-(-size // PAGE) * PAGE, PAGE), **private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        memory.madvise(mmap.MADV_HUGEPAGE if read("huge_pages") else mmap.MADV_NOHUGEPAGE)
     return memory
 
 

@@ -74,7 +74,7 @@ KNOBS: tuple[Knob, ...] = (
         4 << 30,
         "most bytes each compiler's cache may take, such as 4G",
     ),
-    Knob("huge_pages", _yes_or_no, True, "move memory of host runtimes into huge pages (yes, no)"),
+    Knob("huge_pages", _yes_or_no, True, "ask the system for huge pages on this host (yes, no)"),
     Knob("stablehlo_testdata", _directory, None, "folder of upstream StableHLO conformance files"),
 )
 

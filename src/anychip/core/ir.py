@@ -140,6 +140,21 @@ def opened(bytecode: bytes) -> Generator[Any]:
         yield module
 
 
+def ops_named(module: Any, *names: str) -> list[Any]:
+    """Every op of these names in a parsed module, those in regions too."""
+    from jaxlib.mlir import ir
+
+    found: list[Any] = []
+
+    def visit(op: Any) -> Any:
+        if op.name in names:
+            found.append(op)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return found
+
+
 def to_bytecode(module: Any) -> bytes:
     """MLIR bytecode with locations."""
     buffer = io.BytesIO()

@@ -169,15 +169,11 @@ def _is_public(function: Any) -> bool:
 def _calls(operation: Any, name: str) -> list[Any]:
     from jaxlib.mlir import ir as mlir
 
-    found: list[Any] = []
-
-    def visit(op: Any) -> Any:
-        if op.name == "func.call" and mlir.FlatSymbolRefAttr(op.attributes["callee"]).value == name:
-            found.append(op)
-        return mlir.WalkResult.ADVANCE
-
-    operation.walk(visit)
-    return found
+    return [
+        call
+        for call in ir.ops_named(operation, "func.call")
+        if mlir.FlatSymbolRefAttr(call.attributes["callee"]).value == name
+    ]
 
 
 def hoist_constants(module: Module, *, source: str = "") -> Module:

@@ -21,6 +21,13 @@ from anychip.ops.view import OpView
 from anychip.ops.work import Work
 
 
+def _places(start: Any, length: int, slots: int) -> tuple[Any, Any]:
+    """Each new token's position and each slot's number, both i32[B,1,1,Q,S]."""
+    shape = (start.shape[0], 1, 1, length, slots)
+    position = start[:, None, None, None, None] + lax.broadcasted_iota(jnp.int32, shape, 3)
+    return position, lax.broadcasted_iota(jnp.int32, shape, 4)
+
+
 def _cached_work(op: OpView) -> Work:
     attributes, (q, k, v) = attributes_of(op), op.inputs[:3]
     (b, h, length, d), slots, width = q.sizes, k.sizes[2], v.sizes[-1]
@@ -97,10 +104,7 @@ def cached_attention(
     Work reads the whole cache and counts pairs as if its last slot were the newest token
     (start = S - Q), which is what a cache made for this context holds in the end.
     """
-    length, slots = q.shape[2], k_cache.shape[2]
-    shape = (q.shape[0], 1, 1, length, slots)
-    position = start[:, None, None, None, None] + lax.broadcasted_iota(jnp.int32, shape, 3)
-    slot = lax.broadcasted_iota(jnp.int32, shape, 4)
+    position, slot = _places(start, q.shape[2], k_cache.shape[2])
     visible = slot <= position
     if window:
         visible = visible & (slot > position - window)
@@ -253,8 +257,6 @@ def latent_attention(
     """
     cache = latent[:, None].astype(q.dtype)
     values = lax.slice_in_dim(cache, 0, rank, axis=3)
-    length, slots = q.shape[2], latent.shape[1]
-    shape = (q.shape[0], 1, 1, length, slots)
-    position = start[:, None, None, None, None] + lax.broadcasted_iota(jnp.int32, shape, 3)
-    visible = lax.broadcasted_iota(jnp.int32, shape, 4) <= position
+    position, slot = _places(start, q.shape[2], latent.shape[1])
+    visible = slot <= position
     return attend(q, cache, values, visible, scale=scale, softcap=0.0, products=products)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from anychip.core import ir
 from anychip.ops.attributes import GatherDims, ScatterDims, decode
 
 
@@ -19,15 +20,7 @@ def keep_inside(parsed: Any) -> None:
     """Change every gather and scatter of a parsed module in place."""
     from jaxlib.mlir import ir as mlir
 
-    found: list[Any] = []
-
-    def visit(op: Any) -> Any:
-        if op.name in ("stablehlo.gather", "stablehlo.scatter"):
-            found.append(op)
-        return mlir.WalkResult.ADVANCE
-
-    parsed.operation.walk(visit)
-    for op in found:
+    for op in ir.ops_named(parsed, "stablehlo.gather", "stablehlo.scatter"):
         with mlir.InsertionPoint(op), op.location:
             if op.name == "stablehlo.gather":
                 _clamp(op)
@@ -102,8 +95,8 @@ def _between(at: Any, low: Sequence[int], high: Sequence[int], axis: int) -> Any
     from jaxlib.mlir import ir as mlir
 
     kind = mlir.IntegerType(mlir.RankedTensorType(at.type).element_type)
-    bits = np.iinfo(f"{'u' * kind.is_unsigned}int{kind.width}")
     element = f"{'u' * kind.is_unsigned}int{kind.width}"
+    bits = np.iinfo(element)
     edges = [
         _spread(
             np.array([min(max(e, int(bits.min)), int(bits.max)) for e in edge], element), at, axis

@@ -46,15 +46,7 @@ def _undonate(function: Any) -> None:
 def _widen_sums(parsed: Any) -> None:
     from jaxlib.mlir import ir as mlir
 
-    found: list[Any] = []
-
-    def visit(op: Any) -> Any:
-        if op.name in ("stablehlo.dot_general", "stablehlo.convolution"):
-            found.append(op)
-        return mlir.WalkResult.ADVANCE
-
-    parsed.operation.walk(visit)
-    for op in found:
+    for op in ir.ops_named(parsed, "stablehlo.dot_general", "stablehlo.convolution"):
         narrow = mlir.RankedTensorType(op.results[0].type)
         if str(narrow.element_type) not in ("bf16", "f16"):
             continue

@@ -110,16 +110,19 @@ def cached_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
         1 if together > 1 else _chunks(batch * kv_heads * queries, reader.threads, slots),
         together,
     )
-    out_shape = (batch, queries, heads, value_width)
-    if kernel.chunks == 1:
-        out = reader.buffer("attended", out_shape, kernel)
-        reader.add(kernel, q, k, v, _i32s(reader, inputs[3]), out)
-        return out.transposed((0, 2, 1, 3))
-    parts = reader.buffer("parts", out_shape, kernel, kernel.out_bytes)
-    reader.add(kernel, q, k, v, _i32s(reader, inputs[3]), parts)
-    merge = MergeChunks(batch * queries, heads, value_width, kernel.chunks)
-    out = reader.buffer("attended", out_shape, merge)
-    reader.add(merge, parts, out)
+    operands = [q, k, v, _i32s(reader, inputs[3])]
+    return _attended(reader, kernel, operands, (batch, queries, heads, value_width))
+
+
+def _attended(reader: Any, kernel: Any, operands: list[Any], shape: tuple[int, ...]) -> View:
+    """What the kernel gives as [B,Q,H,V], merged where it cuts the keys, seen as [B,H,Q,V]."""
+    batch, queries, heads, width = shape
+    out = reader.buffer("attended", shape, kernel, kernel.out_bytes)
+    reader.add(kernel, *operands, out)
+    if kernel.chunks > 1:
+        merge = MergeChunks(batch * queries, heads, width, kernel.chunks)
+        parts, out = out, reader.buffer("attended", shape, merge)
+        reader.add(merge, parts, out)
     return out.transposed((0, 2, 1, 3))
 
 
@@ -177,11 +180,4 @@ def paged_attention(reader: Any, op: OpView, inputs: list[Any]) -> View:
         q.strides[1:3],
         chunks,
     )
-    parts = reader.buffer("attended", (1, tokens, heads, value_width), kernel, kernel.out_bytes)
-    reader.add(kernel, q, k, v, table, places, parts)
-    if chunks > 1:
-        merge = MergeChunks(tokens, heads, value_width, chunks)
-        merged = reader.buffer("attended", (1, tokens, heads, value_width), merge)
-        reader.add(merge, parts, merged)
-        parts = merged
-    return parts.transposed((0, 2, 1, 3))
+    return _attended(reader, kernel, [q, k, v, table, places], (1, tokens, heads, value_width))
