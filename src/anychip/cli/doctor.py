@@ -192,7 +192,7 @@ def _huge_pages() -> list[Finding]:
     told = f"the system's setting is {setting or 'not known'}"
     if granted:
         return [Finding("huge pages", "ok", f"cpu:native's weights and caches get them; {told}")]
-    cost = "in pages of 4 KB token steps took 1.14 to 1.19 times as long (docs/native.md)"
+    cost = "in pages of 4 KB token steps took 1.03 to 1.19 times as long (docs/native.md)"
     remedy = (
         "" if setting in ("always", "madvise") else f"echo madvise | sudo tee {hugepages.SETTING}"
     )
