@@ -9,10 +9,11 @@ modules to `openvino.convert_model`, `torch.compile` and, through `torch.onnx.ex
 onnxruntime; XLA is what `cpu:xla` runs. Default threads everywhere. f32 is held against f32; bf16
 is `cpu:auto` with a tolerance of 5 % against OpenVINO in bf16. cpu:auto has a process of its own,
 its peers another (`cpu_models_sides.py`), and only one of them works at a time. Preparing lets
-cpu:auto decide among all and times every peer once: peers more than 4 times
-slower than the best there keep that figure and are not timed again. When timing, cpu:auto decides
-again between the candidates that were within 2.5 of its best, all on the quiet machine. Rows that
-were not prepared are timed without what takes minutes to compile, and say so.
+cpu:auto decide among all and opens every peer once, so that what compiles for minutes is cached;
+its times are not used, but that candidates more than 4 times slower than the best there take no
+part later. When timing, cpu:auto decides again among the rest, all on the quiet machine. Rows that
+were not prepared are timed without what takes minutes to compile, and say so. Peers more than 4
+times slower than the best in two rounds are not timed on.
 ratio = best peer ÷ cpu:auto, the median over rounds of turns: above 1, auto wins. A row has at
 least --rounds of them, and more until --seconds are over. Each row says what share of the CPUs
 other processes had meanwhile; --merge keeps the calmer of two, --resume times what F lacks.
@@ -124,7 +125,6 @@ def one(key: tuple[str, int, str], options: argparse.Namespace, limit: float) ->
         "rounds_s": rounds,
         "others_cpu": share,
         "huge_pages": chosen.get("huge_pages"),
-        "far_behind_when_prepared_s": peers["skipped"],
         "failed": peers["failed"],
         "evidence": evidence,
     }

@@ -10,7 +10,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines: list[str] = []
     for row in rows:
         low, high = row["ratio_quartiles"]
-        known = {**row["far_behind_when_prepared_s"], **row["median_s"]}
+        known = {**row.get("far_behind_when_prepared_s", {}), **row["median_s"]}  # of older rows
         times = ", ".join(
             f"{k} {v * 1e3:.2f}" for k, v in sorted(known.items(), key=lambda i: i[1])
         )

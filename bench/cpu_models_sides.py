@@ -27,7 +27,9 @@ from anychip.core.config import read
 
 Run = Callable[[], Any]
 TOLERANCE = {"f32": 1e-3, "bf16": 5e-2}
-NEAR, FAR = 2.5, 4.0
+NEAR, FAR = 4.0, 4.0
+"""Candidates that were further behind when prepared take no part; a wide margin, for preparing may
+be done beside other work. Peers further behind after two rounds are not timed on."""
 SLOW_CANDIDATES, SLOW_PEERS = {"iree", "native"}, {"torch.compile"}
 """Left out, and said to be, where a row was not prepared: they compile for minutes."""
 OPENVINO = {"PERFORMANCE_HINT": "LATENCY"}
@@ -165,21 +167,16 @@ def theirs(row: Row) -> Mapping[str, Callable[[], Run]]:
     return found
 
 
-def opened(
-    row: Row, prepared: Any, *, full: bool
-) -> tuple[dict[str, Run], dict[str, str], dict[str, float]]:
-    """The peers that run, why others do not, and the times of those far behind when prepared."""
-    makers, runs, skipped = theirs(row), dict[str, Run](), dict[str, float]()
+def opened(row: Row, prepared: Any, *, full: bool) -> tuple[dict[str, Run], dict[str, str]]:
+    """The peers that run, and why others do not."""
+    makers, runs = theirs(row), dict[str, Run]()
     failed: dict[str, str] = {}
     if prepared is None and not full:
         failed = dict.fromkeys(SLOW_PEERS & {*makers}, "left out: not prepared")
     if prepared is not None:
-        known = {k: v for k, v in prepared["median_s"].items() if k != "cpu:auto"}
-        best = min([*known.values(), prepared["median_s"]["cpu:auto"]])
-        skipped = {k: v for k, v in known.items() if v > FAR * best}
         failed = prepared["failed"]
     for peer, make in makers.items():
-        if peer in failed or peer in skipped:
+        if peer in failed:
             continue
         try:
             runs[peer] = make()
@@ -187,7 +184,7 @@ def opened(
         except Exception as error:  # a peer may fail in any way; its row says how
             failed[peer] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
             runs.pop(peer, None)
-    return runs, failed, skipped
+    return runs, failed
 
 
 def _to_onnx(model: Any, inputs: Any, path: Path) -> None:
@@ -271,8 +268,8 @@ def main() -> int:
         runs, left_out = ours(row, prepared, full=given.full)
         answer(left_out=left_out, when_prepared=prepared and prepared["evidence"])
     else:
-        runs, failed, skipped = opened(row, prepared, full=given.full)
-        answer(names=[*runs], failed=failed, skipped=skipped)
+        runs, failed = opened(row, prepared, full=given.full)
+        answer(names=[*runs], failed=failed)
     for line in sys.stdin:
         name = line.strip()
         answer(value=runs[name]() if name == "choose" else burst(runs[name]))

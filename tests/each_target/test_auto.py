@@ -36,6 +36,44 @@ def test_a_fast_wrong_program_loses_to_a_slow_right_one():
     assert loose.fastest == "wrong"
 
 
+def scripted(clock, **seconds):
+    """Entrants whose runs take what their lists say, in turn, on a clock that is moved along."""
+
+    def entrant(name, took):
+        turns = iter(range(1_000_000))
+
+        def run(x):
+            clock[0] += took[next(turns) % len(took)]
+            return [x]
+
+        return Entrant(name, run)
+
+    return [entrant(name, took) for name, took in seconds.items()]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("anychip.compilers.contest.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("anychip.compilers.contest.time.sleep", lambda s: None)
+    return now
+
+
+def test_a_program_whose_threads_often_stall_loses_to_a_steady_one(clock):
+    stalls = scripted(clock, stalls=[0.009, 0.0045, 0.009], steady=[0.005])
+    assert contest(stalls, [np.ones(2)]).fastest == "steady"
+
+
+def test_of_those_not_told_apart_the_first_is_taken_and_who_is_behind_drops_out(clock):
+    equal = scripted(clock, first=[0.0051, 0.005], second=[0.005, 0.0051], behind=[0.007])
+    outcome = contest(equal, [np.ones(2)])
+    assert outcome.fastest == "first"
+    bursts = {name: len(row.bursts_s) for name, row in outcome.rows.items()}
+    assert bursts["behind"] == 5 < bursts["first"]
+    told = scripted(clock, first=[0.00505], second=[0.005])
+    assert contest(told, [np.ones(2)]).fastest == "second"
+
+
 def test_distance_sees_shapes_nans_and_integers():
     one = np.ones(3)
     assert distance([one], [one]) == 0

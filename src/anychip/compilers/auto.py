@@ -38,7 +38,8 @@ _REFERENCE = "xla"
 
 @dataclass(frozen=True)
 class AutoTarget:
-    """`makers` give the host's targets by name, or raise when something is not installed.
+    """`makers` give the host's targets by name, or raise when something is not installed; of those
+    that time does not tell apart the first is taken.
 
     Choices are kept in `folder`, one JSON file for module, options, toolchains and machine.
     `finest` gives the relative error that a target which rounds cannot go below: with a tolerance

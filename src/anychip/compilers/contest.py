@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,11 @@ less than `_NEAR` times as slow in all go on."""
 _LONG_S = 0.2
 """A run that takes longer is a burst of its own: what it meets at first hardly counts in it."""
 _LEAST = 5
-"""Rounds of the final."""
+"""Rounds of the final before one may drop out of it."""
+_CHANCE = 0.04
+"""How likely a drop-out may be by chance, were it as fast as the leader (sign test on rounds)."""
+_ALIKE = 1.03
+"""Of those not told apart and at most so far behind, the order given decides."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +47,31 @@ class Entrant:
 
 @dataclass
 class Row:
-    """What happened to one entrant. `samples_s` are the final's, where it came that far."""
+    """What happened to one entrant. `bursts_s` are the final's, where it came that far."""
 
     error: float | None = None
     failure: str = ""
-    samples_s: list[float] = field(default_factory=list[float])
-    bests_s: list[float] = field(default_factory=list[float])
+    bursts_s: list[list[float]] = field(default_factory=list[list[float]])
     is_finalist: bool = False
 
     @property
-    def median_s(self) -> float:
-        return statistics.median(self.samples_s)
+    def samples_s(self) -> list[float]:
+        return [sample for burst in self.bursts_s for sample in burst]
+
+    @property
+    def each_s(self) -> list[float]:
+        """The median of each burst: what a program does to itself, such as threads that wait for
+        one another, counts as it does for its user."""
+        return [statistics.median(burst) for burst in self.bursts_s]
+
+    @property
+    def typical_s(self) -> float:
+        return statistics.median(self.each_s)
 
     @property
     def undisturbed_s(self) -> float:
-        """The median over bursts of each one's best run, by which entrants are ranked: what
-        disturbs a run only makes it slower, and one lucky burst decides nothing."""
-        return statistics.median(self.bests_s)
-
-    def add(self, burst: Sequence[float]) -> None:
-        self.samples_s += burst
-        self.bests_s.append(min(burst))
+        """The median over bursts of each one's best run: tells from three bursts who is near."""
+        return statistics.median(min(burst) for burst in self.bursts_s)
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,9 @@ class Outcome:
             name: {
                 "max_error": row.error,
                 "failure": row.failure or None,
-                "median_s": row.median_s if row.samples_s else None,
-                "undisturbed_s": row.undisturbed_s if row.samples_s else None,
+                "median_s": statistics.median(row.samples_s) if row.bursts_s else None,
+                "typical_s": row.typical_s if row.bursts_s else None,
+                "undisturbed_s": row.undisturbed_s if row.bursts_s else None,
                 "is_finalist": row.is_finalist,
                 "samples_s": row.samples_s,
             }
@@ -91,13 +101,15 @@ def contest(
     reference: str = "",
     tolerance: float = 1e-3,
     seconds: float = 3.0,
-    rounds: int = 15,
+    rounds: int = 25,
 ) -> Outcome:
     """Check each against the reference's results, then time those that agree in turns.
 
     Without a reference (or when it fails) the first that runs takes its place. Three rounds tell
     who is near the best; those are timed anew in a final of longer bursts, of at least 5 rounds, at
-    most `rounds`, and about `seconds`. Each round begins with another entrant.
+    most `rounds`, and about `seconds`. Each round begins with another entrant. Who is behind the
+    leader in so many rounds that chance does not explain it drops out, which leaves more of the
+    time to the rest. Of those never told apart the first in `entrants` is taken.
     Raises CompileError when none gives the reference's numbers.
     """
     held = [np.array(i) for i in inputs]
@@ -123,7 +135,7 @@ def contest(
     results.clear()
     for turn in range(_HEATS):
         for one in _in_turn(racing, turn):
-            rows[one.name].add(_burst(one, held, _HEAT))
+            rows[one.name].bursts_s.append(_burst(one, held, _HEAT))
         racing = _near_best(racing, rows, _FAR)
     finalists = _near_best(racing, rows, _NEAR)
     if len(finalists) > 1:
@@ -132,10 +144,26 @@ def contest(
         start = time.perf_counter()
         for turn in range(rounds):
             for one in _in_turn(finalists, turn):
-                rows[one.name].add(_burst(one, held, _FINAL))
-            if turn + 1 >= _LEAST and time.perf_counter() - start > seconds:
-                break
-    return Outcome(rows, min(finalists, key=lambda e: rows[e.name].undisturbed_s).name)
+                rows[one.name].bursts_s.append(_burst(one, held, _FINAL))
+            if turn + 1 >= _LEAST:
+                finalists = _not_told_apart(finalists, rows)
+                if len(finalists) == 1 or time.perf_counter() - start > seconds:
+                    break
+    best = min(rows[e.name].typical_s for e in finalists)
+    return Outcome(rows, next(e.name for e in finalists if rows[e.name].typical_s < _ALIKE * best))
+
+
+def _not_told_apart(finalists: Sequence[Entrant], rows: Mapping[str, Row]) -> list[Entrant]:
+    """The leader and those that may be as fast: all have been in every round so far."""
+    leader = min((rows[e.name] for e in finalists), key=lambda row: row.typical_s)
+    return [e for e in finalists if not _is_behind(rows[e.name].each_s, leader.each_s)]
+
+
+def _is_behind(mine: Sequence[float], leaders: Sequence[float]) -> bool:
+    """Whether `mine` lose so many rounds that a fair coin would hardly (sign test, one-sided)."""
+    rounds = len(mine)
+    lost = sum(m > k for m, k in zip(mine, leaders, strict=True))
+    return sum(math.comb(rounds, n) for n in range(lost, rounds + 1)) <= _CHANCE * 2**rounds
 
 
 def _near_best(racing: list[Entrant], rows: Mapping[str, Row], times: float) -> list[Entrant]:

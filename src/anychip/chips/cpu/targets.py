@@ -74,9 +74,15 @@ def auto(chip: Chip) -> Target:
         "openvino-dynamic-bf16": ("bf16", "auto"),
     }
     makers |= {name: partial(_openvino_in, *way) for name, way in ways.items()}
+    makers = {how: makers[how] for how in (*STEADY, *makers) if how in makers}
     finest = {name: BF16_STEP for name, way in ways.items() if way[0] == "bf16"}
     return AutoTarget(makers, read("home") / "auto", finest)
 
+
+STEADY = ("openvino", "openvino-dynamic", "onnxruntime", "xla", "native", "iree")
+"""Among equals the earlier is taken: beside other work on both cores ONNX Runtime, whose threads do
+equal parts and wait for one another, lost more than OpenVINO (PP-OCR's recogniser took 3.3 and 2.6
+times as long as alone). What rounds comes last."""
 
 BF16_STEP = 2.0**-9
 """bf16 keeps 8 bits of a number: half a step of the last is what rounding once may cost."""
