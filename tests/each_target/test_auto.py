@@ -2,6 +2,7 @@
 
 import json
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -130,7 +131,8 @@ def test_what_rounds_more_than_the_tolerance_is_not_even_compiled():
 
 
 def test_a_wide_tolerance_lets_bf16_take_part():
-    pytest.importorskip("openvino")
+    if find_spec("openvino") is None:  # importing it here would start its telemetry, a fork
+        pytest.skip("OpenVINO is not installed")
     registry = discover()
     target = registry.target("cpu:auto")
     assert target.finest["openvino-bf16"] > 1e-3
