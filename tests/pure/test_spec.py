@@ -20,6 +20,7 @@ from anychip.core import (
     read_chip,
     read_system,
 )
+from anychip.twin import machine
 
 CHIP = """
 name = "acme-n1"
@@ -271,3 +272,15 @@ def test_the_guide_names_only_keys_that_exist() -> None:
     known = {field.name for kind in (ChipSpec, MemorySpec, LinkSpec) for field in fields(kind)}
     assert len(named) > 15
     assert named <= known
+
+
+def test_a_format_timed_apart_has_its_own_efficiency(tmp_path: Path) -> None:
+    own = '\n[format_efficiency]\nbf16 = { value = 0.3, source = "products timed apart" }\n'
+    spec = read_chip(_write(tmp_path, CHIP + own))
+    one = machine(spec)
+    assert one.matmul_flops_per_s["bf16"] == pytest.approx(0.3 * one.peak_flops_per_s["bf16"])
+    assert dict(spec.facts())["format_efficiency.bf16"].value == 0.3
+    turned = machine(spec, turned={"format_efficiency.bf16": 0.4})
+    assert turned.matmul_flops_per_s["bf16"] == pytest.approx(0.4 * one.peak_flops_per_s["bf16"])
+    with pytest.raises(InputError, match="an efficiency of nvfp4"):
+        read_chip(_write(tmp_path, CHIP + own.replace("bf16", "nvfp4")))

@@ -14,6 +14,7 @@ from anychip.twin.lowered import Amounts, Kernel, Lowered, Table
 from anychip.twin.machine import Machine, machine
 from anychip.twin.products import product
 from anychip.twin.shard import ONE_CHIP, Shards, portion
+from anychip.twin.simt import FIRST_BYTE_S
 from anychip.twin.simulate import Simulated, kernels_of, simulate
 
 
@@ -255,3 +256,21 @@ def test_a_chip_without_the_facts_keeps_the_closed_form_and_says_why(hand_chip, 
     whole = discover().target("tpu-v5e:twin").compile(module, CompileOptions()).trace()
     assert whole.kind == "simulated"
     assert "146 published whole steps" in whole.note
+
+
+def test_a_gpu_kernel_waits_for_its_first_byte_once():
+    one = machine(discover().chip("h100").spec)
+    moving = Amounts(flops=2.0 * 2**26, weight_bytes=float(2**27))
+    kernel = Kernel(name="read", unit="vector", amounts=moving, ops=("stablehlo.add",))
+    lowered = Lowered(
+        name="by hand",
+        blocks=((kernel,),),
+        schedule=((0, Origin()),),
+        layers=0,
+        weight_bytes=moving.weight_bytes,
+        state_bytes=0.0,
+        arguments=1,
+    )
+    seconds = simulate(Table.of(lowered), one).scheduled.seconds
+    beyond = seconds - one.per_kernel_s - moving.weight_bytes / one.levels[0].bytes_per_s
+    assert 0 < beyond < 2 * FIRST_BYTE_S

@@ -126,7 +126,8 @@ class ChipSpec:
     """One chip. Rates are dense peaks per chip; `matmul_flops_per_s` is keyed by element format.
 
     Efficiencies are fractions of the peaks that real programs reach; their ranges make the
-    intervals of estimates. `per_kernel_s` is paid by every kernel that cannot hide it,
+    intervals of estimates. `format_efficiency` stands in for `matmul_efficiency` in formats whose
+    products were timed apart. `per_kernel_s` is paid by every kernel that cannot hide it,
     `per_layer_s` once a layer (synchronisation, scheduling), `per_step_s` once a token step.
     """
 
@@ -152,6 +153,7 @@ class ChipSpec:
     limits: tuple[Limit, ...] = ()
     numerics: NumericsSpec | None = None
     about: Mapping[str, Fact] = ()  # type: ignore[assignment]
+    format_efficiency: Mapping[str, Fact] = ()  # type: ignore[assignment]
     note: str = ""
 
     @property
@@ -208,6 +210,13 @@ def read_chip(path: Path) -> ChipSpec:
                 str(unknown("number format", element, (*DTYPES, *EXTRA_FORMATS))),
                 path=str(path),
                 field=f"matmul_flops_per_s.{element}",
+            )
+    for element in spec.format_efficiency:
+        if element not in spec.matmul_flops_per_s:
+            raise InputError(
+                f"an efficiency of {element}, which is none of {list(spec.matmul_flops_per_s)}",
+                path=str(path),
+                field=f"format_efficiency.{element}",
             )
     names = [level.name for level in spec.memory]
     if not any("weights" in level.holds for level in spec.memory):

@@ -43,7 +43,8 @@ class Link:
 class Machine:
     """Rates are what programs reach: the datasheet's peak times the efficiency of its kind.
 
-    `peak_flops_per_s` keeps the peaks, for roofline floors. Levels run from the largest to the
+    `matmul_efficiency` is that of formats without one of their own; `peak_flops_per_s` keeps the
+    peaks, for roofline floors. Levels run from the largest to the
     nearest. `scale_up_count` is how many chips `link` joins; beyond, `scale_out` does. `about`
     are the facts only this chip's kind has.
     """
@@ -53,6 +54,7 @@ class Machine:
     overlap: float
     active: float
     matmul_flops_per_s: Mapping[str, float]
+    matmul_efficiency: float
     peak_flops_per_s: Mapping[str, float]
     vector_flops_per_s: float
     levels: tuple[Level, ...]
@@ -131,6 +133,10 @@ def machine(
         name: number(f"matmul_flops_per_s.{name}", fact)
         for name, fact in spec.matmul_flops_per_s.items()
     }
+    reached = {
+        name: number(f"format_efficiency.{name}", fact)
+        for name, fact in dict(spec.format_efficiency).items()
+    }
     bandwidths = tuple(
         number(f"memory.{level.name}.read_bytes_per_s", level.read_bytes_per_s)
         for level in spec.memory
@@ -146,7 +152,8 @@ def machine(
         family=spec.family,
         overlap=number(OVERLAP, FAMILIES[spec.family].overlap),
         active=number(ACTIVE, FAMILIES[spec.family].active),
-        matmul_flops_per_s={name: peak * matmul for name, peak in peaks.items()},
+        matmul_flops_per_s={name: peak * reached.get(name, matmul) for name, peak in peaks.items()},
+        matmul_efficiency=matmul,
         peak_flops_per_s=peaks,
         vector_flops_per_s=number("vector_flops_per_s", spec.vector_flops_per_s),
         levels=tuple(

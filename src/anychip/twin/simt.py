@@ -80,8 +80,9 @@ def _block(task: Task, rows: range) -> Block:
 
 
 def _kernel(task: Task, chain: Chain, row: int) -> None:
-    """A launch, then parts of the kernel: each loads behind the one before, and computes when it is
-    loaded and the one before is done."""
+    """A launch, then parts of the kernel: all loads are asked for at once and come one behind the
+    other (so the way from HBM is waited for once); a part is computed when it is loaded and the one
+    before is done."""
     one, part, kernel = task.machine, task.part, task.table.kernels[row]
     work = _work(task, row, kernel)
     compute = max(work.tensor_s, work.vector_s)
@@ -91,28 +92,29 @@ def _kernel(task: Task, chain: Chain, row: int) -> None:
     )
     flops = float(part.flops[row] + part.vector_flops[row])
     start = chain.add("launch", delay_s=one.per_kernel_s, kernel=row, bound="overhead")
-    loads: dict[str, int] = {}
     done = start
     for _ in range(STAGES):
+        loads: list[int] = []
         for name, seconds, read, written, delay in streams:
             if not seconds:
                 continue
-            loads[name] = chain.add(
+            load = chain.add(
                 f"move {kernel.name}",
                 f"chip/{name}",
                 seconds=seconds / STAGES,
                 delay_s=delay,
-                after=(loads.get(name, start),),
+                after=(start,),
                 kernel=row,
                 read_bytes=read / STAGES,
                 written_bytes=written / STAGES,
                 bound="memory",
             )
+            loads.append(load)
         done = chain.add(
             kernel.name,
             "chip/SMs",
             seconds=compute / STAGES,
-            after=tuple(dict.fromkeys((done, *loads.values()))),
+            after=(done, *loads),
             kernel=row,
             flops=flops / STAGES,
             bound="compute" if work.tensor_s >= work.vector_s else "vector",
@@ -154,7 +156,9 @@ def _tensor_s(task: Task, row: int, kernel: Kernel) -> float:
     if not flops or way.format == VECTOR:
         return 0.0
     one = task.machine
-    peak = one.peak_flops_per_s[way.format] / way.slowdown
+    # Formats timed apart keep up as much less (or more) of their peak as was measured.
+    own = one.matmul_flops_per_s[way.format] / one.matmul_efficiency
+    peak = own / way.slowdown
     shape, sms = product(kernel), one.detail("sms_count")
     columns = max(1.0, shape.n * flops / max(kernel.amounts.flops, 1.0))
     fewest = math.inf
