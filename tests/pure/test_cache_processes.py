@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from anychip.compilers.cache import Cache, cache_key
-from anychip.compilers.store import cached
-from anychip.core import CompileOptions, SetupError
+from anychip.compilers.store import cached, stages
+from anychip.core import CompileOptions
 from anychip.core.config import size_in_bytes
 
 KEY = cache_key(b"code", CompileOptions(), "toy 1")
@@ -91,17 +92,18 @@ def small_files():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, small_files):
-    cache = Cache(tmp_path)
-    with pytest.raises(SetupError, match=r"could not be kept in .*cache --prune 0"):
-        cached(cache, KEY, 5.0, lambda: {"code": os.urandom(1 << 20)})
+def test_on_a_full_disk_a_program_is_made_and_said_not_to_be_kept(tmp_path, small_files):
+    cache, code = Cache(tmp_path), os.urandom(1 << 20)
+    made = cached(cache, KEY, 5.0, lambda: {"code": code})
+    assert made["code"] == code
+    (said,) = [stage() for name, stage in stages(made).items() if name == "not_kept"]
+    assert "could not be kept in" in said
+    assert "anychip cache --prune 0" in said
     assert list(cache.entries()) == []
     assert cached(cache, KEY, 5.0, lambda: {"code": b"small"}) == {"code": b"small"}
 
 
 def test_older_entries_make_room_when_the_disk_is_full(tmp_path, monkeypatch):
-    import errno
-
     from anychip.compilers import cache as module
 
     disk_bytes = 5000
@@ -169,3 +171,30 @@ def test_the_verb_lists_and_prunes(tmp_path):
     pruned = call("iree", "--prune", "2500")["iree"]
     assert pruned["freed_bytes"] > 0
     assert pruned["bytes"] == cache.total_bytes <= 2500
+
+
+def test_on_a_full_disk_a_compile_runs_its_program_and_says_what_is_not_kept(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from anychip.cli.app import application
+
+    def full(path: Path, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "one.mlir").write_text(
+        "func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> {\n"
+        "  %0 = stablehlo.tanh %x : tensor<4xf32>\n  return %0 : tensor<4xf32>\n}"
+    )
+    monkeypatch.setenv("ANYCHIP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ANYCHIP_RUNS", str(tmp_path / "runs"))
+    for module in ("compilers.cache", "compilers.auto", "core.runs", "cli.record"):
+        monkeypatch.setattr(f"anychip.{module}.write_atomically", full)
+    words = ["compile", str(tmp_path / "one.mlir"), "-t", "cpu:xla", "-f", "json"]
+    done = CliRunner().invoke(application(["compile"]), words)
+    assert done.exit_code == 0, done.output
+    (verdict,) = json.loads(done.stdout)["verdicts"]
+    assert verdict["matched"]
+    assert verdict["error"] is None
+    assert f"could not be kept in {tmp_path / 'home' / 'xla'}: No space left" in verdict["not_kept"]
+    assert verdict["artifacts"] == []
+    assert "not kept: No space left on device" in done.stderr.replace("\n", " ")

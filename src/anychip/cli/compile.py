@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import datetime
 from textwrap import fill
 from typing import Annotated
@@ -29,6 +30,7 @@ from anychip.cli.output import (
     console,
     print_json,
     progress_console,
+    said_by_the_system,
     scaled,
     table,
 )
@@ -41,6 +43,7 @@ from anychip.core import (
     UnsupportedError,
     UsageError,
     discover,
+    is_full,
 )
 from anychip.core.config import read
 from anychip.fallback import compiler
@@ -98,14 +101,14 @@ def compile(
         compile=compiler(registry, fallback),
     )
     verdicts = _asked(inquiry, names)
-    remember(read("home"), model, module.name, verdicts)
+    _unless_full(lambda: remember(read("home"), model, module.name, verdicts))
     document = {
         "model": model,
         "module": module.name,
         "verdicts": [vars(v) for v in verdicts],
         "run": str(inquiry.folder.path),
     }
-    inquiry.folder.write("compile.json", document)
+    _unless_full(lambda: inquiry.folder.write("compile.json", document))
     if format is Format.json:
         print_json(document)
     else:
@@ -113,6 +116,16 @@ def compile(
         console.print(f"artifacts: {inquiry.folder.path}", style="dim", soft_wrap=True)
     if any(v.is_no or (v.state != "ok" and not asks_all) for v in verdicts):
         raise typer.Exit(1)
+
+
+def _unless_full(write: Callable[[], object]) -> None:
+    """A verdict stands where there is no room to keep it; that is said."""
+    try:
+        write()
+    except OSError as error:
+        if not is_full(error):
+            raise
+        progress_console.print(f"not kept: {said_by_the_system(error)}", style="yellow")
 
 
 def _extra(options: list[str] | None, shards: str | None) -> dict[str, str]:
@@ -180,6 +193,8 @@ def _show(module: Module, verdicts: list[Verdict], is_all: bool) -> None:
         console.print(table(module.name, columns, rows, right=(3,)))
     if twins:
         console.print(table("Twins", ("chips", "ops, or why not"), _grouped(twins)))
+    for one in (v for v in verdicts if v.not_kept):
+        console.print(f"{one.target}: not kept: {one.not_kept}", style="yellow", soft_wrap=True)
     if absent:
         console.print(table("Not asked", ("targets", "why"), _grouped(absent)))
 

@@ -23,6 +23,7 @@ from anychip.core import (
     CompileError,
     CompileOptions,
     Coverage,
+    Executable,
     Module,
     Registry,
     RunFolder,
@@ -30,6 +31,7 @@ from anychip.core import (
     Target,
     UsageError,
     dtype,
+    is_full,
     simulates,
 )
 from anychip.debug import made_up
@@ -51,6 +53,7 @@ class Verdict:
     the model. `max_rel_err` is max|Δ| / max|reference| of the worst result. Where a target's
     arithmetic is narrower than the program's types, `rel_err`, ‖Δ‖ / ‖reference‖, is held against
     its `tolerance` instead. `simulated` says what computed the numbers where that was not the chip.
+    `not_kept` says why the program or what it left is not on disk, where that is full.
     """
 
     target: str
@@ -69,6 +72,7 @@ class Verdict:
     summary: str = ""
     toolchain: str = ""
     state: State = "ok"
+    not_kept: str = ""
 
     @property
     def is_no(self) -> bool:
@@ -88,6 +92,7 @@ class Inquiry:
     seed: int = 0
     asks_all: bool = False
     _shared: dict[tuple[str, bytes], str] = field(default_factory=dict[tuple[str, bytes], str])
+    _full: list[str] = field(default_factory=list[str])
     _keeping: threading.Lock = field(default_factory=threading.Lock)
     _reference: list[Any] = field(default_factory=list[Any])
     _state: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -151,7 +156,7 @@ class Inquiry:
                 toolchain=target.toolchain,
                 state="refused",
                 seconds=time.perf_counter() - start,
-                artifacts=[self._keep(name, "log.txt", traceback.format_exc())],
+                artifacts=self._keep(name, "log.txt", traceback.format_exc()),
                 error=system or f"a bug in anychip: {type(error).__name__}: {error}",
             )
 
@@ -168,7 +173,7 @@ class Inquiry:
                 raise
             known["seconds"] = time.perf_counter() - start
             if isinstance(error, CompileError) and error.log:
-                known["artifacts"] = [self._keep(name, "log.txt", error.log)]
+                known["artifacts"] = self._keep(name, "log.txt", error.log)
             return Verdict(**known, state="refused", error=str(error))
         known["seconds"] = time.perf_counter() - start
         stages = {
@@ -176,7 +181,7 @@ class Inquiry:
             for stage in executable.artifacts
             if not (self.asks_all and stage.endswith(SLOW_STAGES))
         }
-        known["artifacts"] = [self._keep(name, stage, made) for stage, made in stages.items()]
+        known["artifacts"] = [p for s, made in stages.items() for p in self._keep(name, s, made)]
         texts = {stage: made for stage, made in stages.items() if isinstance(made, str)}
         coverage = executable.coverage
         known |= {
@@ -184,6 +189,7 @@ class Inquiry:
             "ops": coverage.to_json(),
             "ledger": [row.to_json() for row in coverage.rows if row.fate != "native"],
             "summary": coverage.summary(),
+            "not_kept": self._not_kept(executable),
         }
         if not known["compiled"]:
             known |= {"error": _unsupported(coverage), "state": "refused"}
@@ -199,7 +205,8 @@ class Inquiry:
             return Verdict(**{**known, "error": str(error)})
         for stage, before in texts.items():
             if (now := executable.artifacts[stage]) != before:
-                known["artifacts"].append(self._keep(name, f"{stage}-after-run", now))
+                known["artifacts"] += self._keep(name, f"{stage}-after-run", now)
+        known["not_kept"] = self._not_kept(executable)
         given = getattr(executable, "tolerance", None)
         tolerance = None if given is None else float(given)
         error, matched = near(self._wanted(), results, tolerance)
@@ -213,15 +220,26 @@ class Inquiry:
             tolerance=tolerance,
         )
 
-    def _keep(self, target: str, stage: str, content: str | bytes) -> str:
-        """Write a stage, once for all targets that leave the same; returns its path."""
+    def _keep(self, target: str, stage: str, content: str | bytes) -> list[str]:
+        """Write a stage, once for all targets that leave the same; its path, none where the disk
+        is full."""
         raw = content.encode() if isinstance(content, str) else content
         key = (stage, hashlib.sha256(raw).digest())
         with self._keeping:  # compilers of absent chips work side by side
             if key not in self._shared:
                 folder = "" if stage == "stablehlo" else f"{target.replace(':', '-')}/"
-                self._shared[key] = str(self.folder.write(f"{folder}{stage}", content))
-            return self._shared[key]
+                try:
+                    self._shared[key] = str(self.folder.write(f"{folder}{stage}", content))
+                except OSError as error:
+                    if not is_full(error):
+                        raise
+                    self._full.append(said_by_the_system(error))
+                    return []
+            return [self._shared[key]]
+
+    def _not_kept(self, executable: Executable) -> str:
+        """What the compiler says of its cache, else that the run folder's disk is full."""
+        return str(executable.artifacts.get("not_kept", "")) or "".join(self._full[:1])
 
     def _inputs(self) -> list[Any]:
         """Made up; but a token step stands behind a prompt that the reference has read. Caches

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from anychip.compilers.cache import cache_key, cpu_features
+from anychip.compilers.cache import cache_key, cpu_features, no_room
 from anychip.compilers.contest import Entrant, contest
 from anychip.compilers.ledger import ledger
 from anychip.core import (
@@ -22,6 +22,7 @@ from anychip.core import (
     Target,
     Trace,
     UsageError,
+    is_full,
     machine_name,
     unknown,
     write_atomically,
@@ -133,6 +134,17 @@ def _stored(path: Path | None, targets: Mapping[str, Target]) -> dict[str, Any] 
     return evidence if known else None
 
 
+def _keep(path: Path, evidence: str) -> str:
+    """Write the choice; returns why it could not be kept where the disk is full."""
+    try:
+        write_atomically(path, evidence)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        return no_room(path.parent, len(evidence), error)
+    return ""
+
+
 @dataclass(frozen=True)
 class _Contest:
     """What a choice needs besides the compiled programs."""
@@ -152,6 +164,7 @@ class AutoExecutable:
         self._module, self._terms = module, terms
         self._made = dict(made)
         self._evidence = terms.evidence
+        self._not_kept = ""
         self._choosing = threading.Lock()
         self._chosen: Executable | None = None
         if self._evidence is not None:
@@ -163,7 +176,8 @@ class AutoExecutable:
         undecided = {"chosen": None, "why": "decided at the first run, on its inputs"}
         text = json.dumps(self._evidence or undecided, indent=1)
         own = dict(self._chosen.artifacts) if self._chosen else {}
-        return {**own, "evidence": text}
+        why = {"not_kept": self._not_kept} if self._not_kept else {}
+        return {**own, **why, "evidence": text}
 
     @property
     def coverage(self) -> Coverage:
@@ -198,6 +212,5 @@ class AutoExecutable:
                 self._chosen = self._made[found.fastest]
                 self._made = {found.fastest: self._chosen}
                 if self._terms.path is not None:
-                    self._terms.path.parent.mkdir(parents=True, exist_ok=True)
-                    write_atomically(self._terms.path, json.dumps(self._evidence, indent=1))
+                    self._not_kept = _keep(self._terms.path, json.dumps(self._evidence, indent=1))
             return self._chosen

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,26 +78,23 @@ class Entry:
         os.utime(self.path)  # used now: pruning takes the longest unused first
         return raw[start:]
 
-    def write(self, content: bytes) -> None:
-        """Store, all or nothing.
+    def write(self, content: bytes) -> str:
+        """Store, all or nothing; returns why it could not be kept, empty when it was.
 
-        Where the disk or a quota is full, older entries make room first. Raises SetupError when
-        there is none to be made.
+        Where the disk or a quota is full, older entries make room first. A program that is not
+        kept can be run all the same, so it is no error: whoever shows the program says it.
         """
         stored = _MAGIC + hashlib.sha256(content).digest() + content
         for is_last in (False, True):
             try:
                 write_atomically(self.path, stored)
-                return
+                return ""
             except OSError as error:
                 if not is_full(error):
                     raise
                 if is_last or not self.cache.prune(self.cache.total_bytes - len(stored)):
-                    raise SetupError(
-                        f"compiled, but {len(stored) / 1e6:.3g} MB could not be kept in "
-                        f"{self.cache.folder}: {error.strerror}. Free some space there (anychip "
-                        "cache --prune 0 empties the caches), or set ANYCHIP_HOME to another disk"
-                    ) from None
+                    return no_room(self.cache.folder, len(stored), error)
+        raise AssertionError("unreachable")
 
     @property
     def is_damaged(self) -> bool:
@@ -127,10 +124,17 @@ class Cache:
         """The entry of a key, held by no other process or thread until the block ends.
 
         A killed holder's lock goes with it. Raises CompileError when the wait is longer than
-        `timeout_s`, SetupError where the system has no POSIX file locks.
+        `timeout_s`, SetupError where the system has no POSIX file locks. Where the disk is too full
+        for a lock file none is held; `Entry.write` then has no room either.
         """
         path = self.folder / key[:2] / key
-        with locked_file(path.with_suffix(".lock"), timeout_s, "compiling the same program"):
+        lock = locked_file(path.with_suffix(".lock"), timeout_s, "compiling the same program")
+        with ExitStack() as held:
+            try:
+                held.enter_context(lock)
+            except OSError as error:
+                if not is_full(error):
+                    raise
             yield Entry(path, self)
 
     def prune(self, max_bytes: int | None = None) -> int:
@@ -164,6 +168,15 @@ class Cache:
             is_being_written = path.name.startswith(".") and time.time() - stat.st_mtime < 3600
             if path.suffix != ".lock" and not is_being_written:
                 yield stat.st_mtime, stat.st_size, path
+
+
+def no_room(folder: Path, size_bytes: int, error: OSError) -> str:
+    """Why something made is not kept, and what would make room."""
+    return (
+        f"{size_bytes / 1e6:.3g} MB could not be kept in {folder}: {error.strerror}; the next "
+        "process makes it again. Free some space there (anychip cache --prune 0 empties the "
+        "caches), or set ANYCHIP_HOME to another disk"
+    )
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from anychip.compilers.cache import Cache
 
 Parts = Mapping[str, bytes]
+NOT_KEPT = "text/not_kept"
+"""The part that says why the others are not in the cache; in no entry, of course."""
 
 
 def pack(parts: Parts) -> bytes:
@@ -35,9 +37,15 @@ def stages(parts: Parts) -> dict[str, Callable[[], str | bytes]]:
     }
 
 
+def not_kept(parts: Parts) -> dict[str, Callable[[], str | bytes]]:
+    """That part's artifact, where there is one, for those that choose theirs one by one."""
+    return stages({NOT_KEPT: parts[NOT_KEPT]} if NOT_KEPT in parts else {})
+
+
 def cached(cache: Cache | None, key: str, timeout_s: float, make: Callable[[], Parts]) -> Parts:
     """The parts under a key, made where there are none; failures are raised and not kept.
 
+    Where the disk is full they are made all the same, and `NOT_KEPT` is among them.
     Raises CompileError when another process makes them for longer than `timeout_s`.
     """
     if cache is None:
@@ -46,7 +54,8 @@ def cached(cache: Cache | None, key: str, timeout_s: float, make: Callable[[], P
         stored = entry.read()
         if stored is not None:
             return unpack(stored)
-        made = make()
-        entry.write(pack(made))
+        made = {name: part for name, part in make().items() if name != NOT_KEPT}
+        if why := entry.write(pack(made)):
+            return {**made, NOT_KEPT: why.encode()}
     cache.prune()
     return made

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,8 @@ class _Build:
         made = self.fresh(at, note)
         if isinstance(made.stored, str):
             return Made(made.loaded, made.stored, f"not stored: {made.stored}")
-        entry.write(made.stored)
+        if why := entry.write(made.stored):
+            return replace(made, cache_note=f"not stored: {why}", not_kept=why)
         return made
 
     def fresh(self, at: pjrt.Client, note: str) -> Made:

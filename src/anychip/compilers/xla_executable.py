@@ -39,6 +39,7 @@ class Made:
     stored: bytes | str
     cache_note: str
     is_hit: bool = False
+    not_kept: str = ""
     llvm_ir: str | None = None
 
 
@@ -82,6 +83,8 @@ class XlaExecutable:
             "memory": lambda: json.dumps(pjrt.memory(made.loaded)),
             "cache": lambda: made.cache_note,
         }
+        if made.not_kept:
+            stages["not_kept"] = lambda: made.not_kept
         if made.llvm_ir is not None:
             stages["llvm_ir"] = lambda: made.llvm_ir or ""
         if isinstance(stored := made.stored, bytes):

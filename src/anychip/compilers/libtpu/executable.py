@@ -12,7 +12,7 @@ from anychip.compilers.ledger import ledger
 from anychip.compilers.libtpu.generations import Generation
 from anychip.compilers.libtpu.schedule import Clockwork, replay
 from anychip.compilers.spread import Spread
-from anychip.compilers.store import Parts
+from anychip.compilers.store import Parts, not_kept
 from anychip.compilers.xla_executable import Artifacts
 from anychip.compilers.xla_trace import HloOp, hlo_origins
 from anychip.core import (
@@ -63,7 +63,7 @@ class LibtpuExecutable:
         if spread is not None:
             stages["spread.json"] = spread.to_json
         stages["executable"] = lambda: saved(parts)
-        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages | not_kept(parts))
 
     @property
     def coverage(self) -> Coverage:

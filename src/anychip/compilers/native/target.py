@@ -141,8 +141,10 @@ class NativeTarget:
             kept = keep.loads(entry.read())
             if kept is None:
                 made = self.compile(recipe.build(), options)
-                if not made.pieces:
-                    entry.write(keep.dumps(made.plan, made.code))
+                if not made.pieces and (why := entry.write(keep.dumps(made.plan, made.code))):
+                    own = made.artifacts
+                    asked = {stage: partial(own.__getitem__, stage) for stage in own}
+                    made.artifacts = Artifacts({"not_kept": lambda: why, **asked}, live=own)
                 return made
         plan, binary = kept
         image = self._image(plan, recipe.weights, isa)

@@ -14,7 +14,7 @@ from anychip.compilers import hlo, topology
 from anychip.compilers.cache import Cache
 from anychip.compilers.deviceless import Build, check, saved
 from anychip.compilers.ledger import ledger
-from anychip.compilers.store import Parts
+from anychip.compilers.store import Parts, not_kept
 from anychip.compilers.toolchains import CUDA
 from anychip.compilers.xla_executable import Artifacts
 from anychip.compilers.xla_gpu import DEVICE
@@ -121,7 +121,7 @@ class XlaGpuExecutable:
             "memory.json": lambda: parts["memory.json"].decode(),
             "executable": lambda: saved(parts),
         }
-        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages)
+        self.artifacts: Mapping[str, str | bytes] = Artifacts(stages | not_kept(parts))
 
     @property
     def coverage(self) -> Coverage:
