@@ -142,9 +142,10 @@ class NativeTarget:
             if kept is None:
                 made = self.compile(recipe.build(), options)
                 if not made.pieces and (why := entry.write(keep.dumps(made.plan, made.code))):
-                    own = made.artifacts
-                    asked = {stage: partial(own.__getitem__, stage) for stage in own}
-                    made.artifacts = Artifacts({"not_kept": lambda: why, **asked}, live=own)
+                    own = {
+                        stage: partial(_stage, made.artifacts, stage) for stage in made.artifacts
+                    }
+                    made.artifacts = Artifacts({"not_kept": lambda: why, **own})
                 return made
         plan, binary = kept
         image = self._image(plan, recipe.weights, isa)
@@ -263,6 +264,10 @@ def _bind(reader: Reader, view: View, name: str, element: str) -> None:
     source = Source(view.element, view.strides or (0,))
     out = View(Buffer(name, 4 * view.size, result=name), element, shape, dense_strides(shape))
     reader.add(Pointwise("copy", shape, (source,), (), element), view, out, each=False)
+
+
+def _stage(artifacts: Mapping[str, str | bytes], stage: str) -> str:
+    return str(artifacts[stage])
 
 
 def _artifact(anew: Callable[[], NativeExecutable], stage: str) -> str:

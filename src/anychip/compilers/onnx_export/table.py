@@ -14,6 +14,7 @@ Rule = Callable[..., Any]
 
 _SUBJECTS = (
     "elementwise",
+    "formulas",
     "shape",
     "linear",
     "convolution",

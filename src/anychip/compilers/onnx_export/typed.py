@@ -65,3 +65,7 @@ class Arithmetic:
 
     def _name(self, x: str | float) -> str:
         return x if isinstance(x, str) else self._graph.constant(x, self._element)
+
+
+def plain(kind: str, g: Graph, op: OpView, *tensors: Tensor) -> Tensor:
+    return apply(g, op, tensors, lambda g, names, _: g.node(kind, names))
