@@ -33,7 +33,7 @@ _LONG_S = 0.2
 """A run that takes longer is a burst of its own: what it meets at first hardly counts in it."""
 _LEAST = 5
 """Rounds of the final before one may drop out of it."""
-_CHANCE = 0.04
+_CHANCE = 0.01
 """How likely a drop-out may be by chance, were it as fast as the leader (sign test on rounds)."""
 _ALIKE = 1.03
 """Of those not told apart and at most so far behind, the order given decides."""
