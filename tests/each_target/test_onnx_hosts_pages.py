@@ -64,6 +64,17 @@ def test_what_was_mapped_meanwhile_moves_and_the_rest_stays():
 
 
 @pytest.mark.usefixtures("_system")
+def test_where_little_came_nothing_is_searched(monkeypatch):
+    pages = HugePages()
+    with pages.watch():
+        kept = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    monkeypatch.setattr(hugepages, "areas", lambda: pytest.fail("smaps takes 50 ms to read"))
+    pages.move()
+    assert pages.note == "none: no 2 MB at one place were mapped"
+    assert len(kept) == 1 << 20
+
+
+@pytest.mark.usefixtures("_system")
 def test_memory_that_is_hardly_used_stays_as_it_is():
     pages = HugePages()
     with pages.watch():

@@ -8,6 +8,7 @@ to those that ask only. Sources: the kernel's transhuge.rst, madvise(2), proc_pi
 from __future__ import annotations
 
 import mmap
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,22 +92,16 @@ class Area:
 
 def areas() -> Iterator[Area]:
     """All mappings, by address. Raises OSError where the system does not list them."""
-    start = end = 0
-    sizes: dict[str, int] = {}
+    found: list[int] = []
+    for first, last, word, kilobytes in _SMAPS.findall(Path("/proc/self/smaps").read_bytes()):
+        if not word:
+            if found:
+                yield Area(*found)
+            found = [int(first, 16), int(last, 16), 0, 0]
+        else:
+            found[2 if word == b"Rss" else 3] = int(kilobytes) << 10
+    if found:
+        yield Area(*found)
 
-    def area() -> Area:
-        return Area(start, end, sizes.get("Rss:", 0), sizes.get("AnonHugePages:", 0))
 
-    with open("/proc/self/smaps", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            word, *rest = line.split()
-            if word.endswith(":"):
-                if rest[-1] == "kB":
-                    sizes[word] = int(rest[0]) << 10
-                continue
-            if end:
-                yield area()
-            first, _, last = word.partition("-")
-            start, end, sizes = int(first, 16), int(last, 16), {}
-    if end:
-        yield area()
+_SMAPS = re.compile(rb"^(?:([0-9a-f]+)-([0-9a-f]+) |(Rss|AnonHugePages): +(\d+) kB)", re.MULTILINE)

@@ -125,8 +125,12 @@ def discover(points: Iterable[EntryPoint] | None = None) -> Registry:
     """
     chips: dict[str, Callable[[], Chip]] = {}
     owners: dict[str, str] = {}
+    packages: dict[int, str] = {}  # of one package all points hold the same object
     for point in entry_points(group=GROUP) if points is None else points:
-        owner = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        owner = point.value
+        if point.dist:
+            owner = packages.get(id(point.dist)) or f"{point.dist.name} {point.dist.version}"
+            packages[id(point.dist)] = owner
         if point.name in chips and owners[point.name] != owner:
             raise PluginError(
                 f"chip {point.name!r} is claimed by both {owners[point.name]} and {owner}; "

@@ -7,6 +7,7 @@ MADV_COLLAPSE, proc_pid_maps(5).
 from __future__ import annotations
 
 import ctypes
+import mmap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,9 @@ class HugePages:
             return
         self._can = False
         size = int((hugepages.SYSTEM / "hpage_pmd_size").read_text())
+        if not _whole(self._ours, size):
+            self.note = f"none: no {_mb(size)} MB at one place were mapped"
+            return
         libc = ctypes.CDLL(None, use_errno=True)
         start, before = time.perf_counter(), _resident()
         filled = [
@@ -53,11 +57,7 @@ class HugePages:
             for one in hugepages.areas()
             if one.resident > (one.end - one.start) // 2
         ]
-        ours = [
-            (-(-low // size) * size, high // size * size)
-            for low, high in without(self._ours, without(self._ours, filled))
-            if high // size > -(-low // size)
-        ]
+        ours = _whole(without(self._ours, without(self._ours, filled)), size)
         for low, high in ours:
             libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _HUGEPAGE)
             for page in range(low, high, size):
@@ -104,8 +104,14 @@ def without(now: Sequence[tuple[int, int]], before: Sequence[tuple[int, int]]) -
     return left
 
 
+def _whole(spans: Spans, size: int) -> Spans:
+    """The whole huge pages in them."""
+    inside = [(-(-low // size) * size, high // size * size) for low, high in spans]
+    return [(low, high) for low, high in inside if low < high]
+
+
 def _resident() -> int:
-    return sum(one.resident for one in hugepages.areas())
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def _mb(count: int) -> int:
