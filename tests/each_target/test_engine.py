@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from quick_xla import QuickXla
 
-from anychip.compilers.xla import XlaTarget
 from anychip.core import AnychipError, UnsupportedError, UsageError
 from anychip.frontends.llm import MLA
 from anychip.llm import Limits, Sampling, Stop
@@ -18,7 +18,7 @@ from anychip.llm.generate import compile_runner
 from anychip.llm.speculate import Acceptance, DraftModel, PromptLookup, best_length
 
 LIMITS = Limits(pages=12, page_tokens=4, step_tokens=16, sequences=6, context=48)
-CPU = XlaTarget()
+CPU = QuickXla()
 
 
 class Bytes:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick_xla import QuickXla
 
-from anychip.compilers.xla import XlaTarget
 from anychip.core import (
     AnychipError,
     CompileOptions,
@@ -113,7 +113,7 @@ class Session:
         self.state = state
 
     def step(self, module: Module, tokens: Any, start: Any) -> np.ndarray:
-        executable = XlaTarget().compile(module, CompileOptions())
+        executable = QuickXla().compile(module, CompileOptions())
         states = [self.state[a.name] for a in module.signature.named("state")]
         outs = executable.run(*states, np.asarray(tokens, np.int32), np.asarray(start, np.int32))
         for result, out in zip(module.signature.results, outs, strict=True):
@@ -217,7 +217,7 @@ def test_an_encoder_is_a_module_with_symbolic_batch_and_length(folder: Callable[
     ids = torch.tensor([[4, 9, 7], [5, 5, 2]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     fixed = module.specialise({"batch": 2, "length": 3})
-    got = XlaTarget().compile(fixed, CompileOptions()).run(ids.numpy(), mask.numpy())
+    got = QuickXla().compile(fixed, CompileOptions()).run(ids.numpy(), mask.numpy())
     from transformers import AutoModel
 
     wanted = AutoModel.from_pretrained(path).eval()(input_ids=ids, attention_mask=mask)

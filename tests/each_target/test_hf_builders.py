@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from quick_xla import QuickXla
 
-from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions, PagedShape, Precision, UnsupportedError
 from anychip.frontends.hf import load_hf
 from anychip.frontends.hf.folder import import_transformers
@@ -59,7 +59,7 @@ def saved(path: Path, family: str) -> Path:
 
 def logits_of(model, precision) -> np.ndarray:
     """f32[8, 96]: behind each of TOKENS, by one paged step."""
-    steps = PagedSteps(model, XlaTarget("cpu:xla"), SHAPE, precision, CompileOptions())
+    steps = PagedSteps(model, QuickXla("cpu:xla"), SHAPE, precision, CompileOptions())
     table = np.array([[2, 0, 1, 3], [4, 4, 4, 4]], np.int32)
     return steps.run([Row(token, 0, at) for at, token in enumerate(TOKENS)], 8, table)
 

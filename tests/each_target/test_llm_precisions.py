@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from quick_xla import QuickXla
 
 from anychip.compilers.cache import Cache
-from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions, Precision, UsageError, Weights, dtype
 from anychip.core.blocks import BLOCK_FORMATS
 from anychip.frontends.llm import MLA, PRECISIONS, MoE, Rope, TransformerConfig
@@ -70,7 +70,7 @@ def held(config, precision, values, stored=None):
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
     """The f32 programs are compiled once, whatever their weights."""
-    return XlaTarget(cache=Cache(tmp_path_factory.mktemp("cache")))
+    return QuickXla(cache=Cache(tmp_path_factory.mktemp("cache")))
 
 
 def logits(target, config, precision, weights, stored=None):

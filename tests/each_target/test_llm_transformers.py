@@ -7,8 +7,8 @@ import warnings
 
 import numpy as np
 import pytest
+from quick_xla import QuickXla
 
-from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions, Weights
 from anychip.frontends.llm import MLA, PRECISIONS, MoE, Rope, TransformerConfig
 from anychip.frontends.llm.mla import is_absorbed
@@ -311,7 +311,7 @@ def compiled(config, weights, length):
         precision=PRECISIONS["f32"],
         weights=weights,
     )
-    return XlaTarget().compile(module.with_weights(weights), CompileOptions())
+    return QuickXla().compile(module.with_weights(weights), CompileOptions())
 
 
 def logits_of(model, tokens):

@@ -9,9 +9,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from quick_xla import QuickXla
 
 from anychip.compilers.native import NativeTarget
-from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions, UsageError
 from anychip.frontends.hf import load_hf
 from anychip.frontends.hf.folder import import_transformers
@@ -35,7 +35,7 @@ OWN = {
     "mimo": ("model.mtp_layers.0.", "token_layernorm hidden_layernorm input_proj final_layernorm"),
     "deepseek": (f"model.layers.{LAYERS}.", "enorm hnorm eh_proj shared_head.norm"),
 }
-CPU = XlaTarget("cpu:xla")
+CPU = QuickXla("cpu:xla")
 LIMITS = Limits(pages=24, page_tokens=16, step_tokens=16, sequences=2, context=64)
 LONG = [*range(20, 45)]
 PROMPTS = [[5, 17, 30, 8, 40, 41, 3], [9, 9, 12]]

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from quick_xla import QuickXla
 
-from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions, InputError, PagedShape, UsageError, dtype
 from anychip.frontends.llm import MLA, PRECISIONS, MoE
 
@@ -82,7 +82,7 @@ def paged(model, target, precision, sequences, threads=None):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_paged_steps_equal_prefill_and_decode(kind, tiny):
-    model, target, precision = tiny(**KINDS[kind]), XlaTarget("cpu:xla"), PRECISIONS["f32"]
+    model, target, precision = tiny(**KINDS[kind]), QuickXla("cpu:xla"), PRECISIONS["f32"]
     sequences = [[5, 9, 2, 44, 17, 3, 8, 90], [60, 1, 33, 5]]
     got = paged(model, target, precision, sequences)
     for row, tokens in zip(got, sequences, strict=True):
@@ -105,7 +105,7 @@ def test_native_kernels_over_pages_equal_xla(kind, threads, tiny):
     sequences = [[5, 9, 2, 44, 17, 3, 8, 90] * 4 + [1, 2], [60, 1, 33, 5]]
     got = paged(model, NativeTarget(), precision, sequences, threads)
     for row, tokens in zip(got, sequences, strict=True):
-        (want,) = unpaged(model, XlaTarget("cpu:xla"), precision, tokens, 1)
+        (want,) = unpaged(model, QuickXla("cpu:xla"), precision, tokens, 1)
         assert np.abs(row - want).max() <= 1e-4 * np.abs(want).max()
 
 
@@ -121,10 +121,10 @@ def test_a_cache_of_eight_bits_gives_nearly_the_same(tiny):
     assert sum(a.nbytes for a in state) * 128 == sum(a.nbytes for a in whole) * 34
     native, xla = (
         paged(model, target, precision, sequences, 2)
-        for target in (NativeTarget(), XlaTarget("cpu:xla"))
+        for target in (NativeTarget(), QuickXla("cpu:xla"))
     )
     for ours, other, tokens in zip(native, xla, sequences, strict=True):
-        (want,) = unpaged(model, XlaTarget("cpu:xla"), PRECISIONS["f32"], tokens, 1)
+        (want,) = unpaged(model, QuickXla("cpu:xla"), PRECISIONS["f32"], tokens, 1)
         assert 0 < np.abs(ours - want).max() <= 0.02 * np.abs(want).max()
         assert 0 < np.abs(other - want).max() <= 0.02 * np.abs(want).max()
 
@@ -145,8 +145,8 @@ def test_perplexity_is_its_definition(tiny):
 
     model, precision = tiny(context=128), PRECISIONS["f32"]
     tokens = [int(t) for t in np.random.default_rng(3).integers(0, 97, 70)]
-    logits = unpaged(model, XlaTarget("cpu:xla"), precision, tokens[:-1], 69, context=128)
+    logits = unpaged(model, QuickXla("cpu:xla"), precision, tokens[:-1], 69, context=128)
     odds = np.exp(logits.astype(np.float64))
     odds = (odds / odds.sum(axis=1, keepdims=True))[np.arange(69), tokens[1:]]
-    got = perplexity(model, XlaTarget("cpu:xla"), precision, tokens)
+    got = perplexity(model, QuickXla("cpu:xla"), precision, tokens)
     assert got == pytest.approx(float(np.exp(-np.log(odds).mean())), rel=1e-4)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick_xla import QuickXla
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
-from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions
 from anychip.frontends.hf.folder import import_transformers
 from anychip.frontends.torch import load
@@ -179,7 +179,7 @@ def test_numbers_match(name: str):
         wanted = [t for t in tree_flatten(model(**inputs))[0] if isinstance(t, torch.Tensor)]
     module = load(model, inputs)
     given = [to_numpy(t) for t in inputs.values() if isinstance(t, torch.Tensor)]
-    got = XlaTarget().compile(module, CompileOptions()).run(*given)
+    got = QuickXla().compile(module, CompileOptions()).run(*given)
     assert len(got) == len(wanted)
     for one, other in zip(got, wanted, strict=True):
         expected = to_numpy(other)
@@ -199,7 +199,7 @@ def test_key_value_caches_go_in_and_out():
     torch.manual_seed(0)
     config = AutoConfig.for_model("llama", **TEXT)
     model = AutoModelForCausalLM.from_config(config).eval()
-    fast = optimize(model, XlaTarget())
+    fast = optimize(model, QuickXla())
     with torch.no_grad():
         first, wanted = fast(input_ids=ids(1, 4)), model(input_ids=ids(1, 4))
         (field,) = set(first.keys()) - {"logits"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from quick_xla import QuickXla
 from torch_groups import GROUPS
 from torch_tensors import Both
 
-from anychip.compilers.xla import XlaTarget
 from anychip.core import CompileOptions
 from anychip.frontends.torch import load
 from anychip.frontends.torch.tensors import to_numpy, to_torch
@@ -25,7 +25,7 @@ def test_rules_agree_with_torch(name: str):
     model = Both(group).eval()
     with torch.no_grad():
         expected = model(torch.zeros(()))
-    target = XlaTarget()
+    target = QuickXla()
     module = load(model, torch.zeros(()))
     inputs = [np.zeros((), np.float32)] * len(module.signature.named("input"))
     got = target.compile(module, CompileOptions()).run(*inputs)

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_xla import QuickXla
 
 import anychip
-from anychip.core import InputError, Module, UsageError, Weight, Weights
+from anychip.core import CompileOptions, InputError, Module, UsageError, Weight, Weights
 from anychip.debug import diff_language, diff_module, instrument, made_up
 from anychip.debug.errors import Distance
 from anychip.debug.language import LanguageOutput
@@ -236,7 +237,8 @@ def test_logits_of_every_position_are_those_of_prefixes():
     def logits(module, tokens):
         inputs = made_up(module.with_weights(weights), given={"tokens": tokens})
         inputs = [x if x.dtype == np.int32 else np.zeros_like(x) for x in inputs]
-        return Evaluated(module.with_weights(weights), Plain()).run(*inputs)[0]
+        executable = QuickXla().compile(module.with_weights(weights), CompileOptions())
+        return np.asarray(executable.run(*inputs)[0])
 
     every = logits(model.score(1, 6, f32), tokens)
     assert every.shape == (1, 6, 48)
