@@ -37,9 +37,10 @@ def run_cases(cases: Sequence[Case], inputs: Sequence[Arrays]) -> list[Arrays]:
     def together(given: list[Arrays]) -> list[Any]:
         return [functions[i](*arrays) for i, arrays in zip(traced, given, strict=True)]
 
+    typed = {name: {"true": True, "false": False}.get(v, v) for name, v in QUICKLY.items()}
     with jax.enable_x64(True):
         given = [inputs[i] for i in traced]
-        compiled = jax.jit(together).lower(given).compile(compiler_options=dict(QUICKLY))
+        compiled = jax.jit(together).lower(given).compile(compiler_options=typed)
         done = dict(zip(traced, compiled(given), strict=True))
         for i, function in enumerate(functions):
             if i not in done:
