@@ -17,4 +17,5 @@ class QuickXla(XlaTarget):
     """cpu:xla with few optimisations."""
 
     def compile(self, module: Module, options: CompileOptions) -> XlaExecutable:
-        return super().compile(module, replace(options, extra={**QUICKLY, **options.extra}))
+        quickly = {name: str(value).lower() for name, value in QUICKLY.items()}
+        return super().compile(module, replace(options, extra={**quickly, **options.extra}))

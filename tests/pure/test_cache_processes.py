@@ -187,7 +187,7 @@ def test_on_a_full_disk_a_compile_runs_its_program_and_says_what_is_not_kept(tmp
     )
     monkeypatch.setenv("ANYCHIP_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ANYCHIP_RUNS", str(tmp_path / "runs"))
-    for module in ("compilers.cache", "compilers.auto", "core.runs", "cli.record"):
+    for module in ("compilers.cache", "core.runs", "cli.record"):
         monkeypatch.setattr(f"anychip.{module}.write_atomically", full)
     words = ["compile", str(tmp_path / "one.mlir"), "-t", "cpu:xla", "-f", "json"]
     done = CliRunner().invoke(application(["compile"]), words)

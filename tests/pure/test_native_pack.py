@@ -1,5 +1,6 @@
 """Packed images: found again, rebuilt when what they depend on changed, never half read."""
 
+import errno
 import os
 from dataclasses import replace
 
@@ -89,6 +90,25 @@ def test_weights_without_a_file_are_packed_in_memory(stored, tmp_path):
     image = pack.load(entries, loose, choose(), folder)
     assert image.note.startswith("packed in memory")
     assert not folder.exists()
+
+
+def test_on_a_full_disk_weights_are_packed_in_memory_and_that_is_said(
+    stored, tmp_path, monkeypatch
+):
+    """Writing to a mapped file that the disk has no room for would end the process (SIGBUS)."""
+
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    entries, weights, _ = stored
+    sound = pack.load(entries, weights, choose(), tmp_path / "sound")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    image = pack.load(entries, weights, choose(), tmp_path / "full")
+    assert image.note == "packed in memory"
+    assert "could not be kept in" in image.not_kept
+    assert not list((tmp_path / "full").iterdir())
+    assert [content(image, e) for e in entries] == [content(sound, e) for e in entries]
+    assert not sound.not_kept
 
 
 @pytest.mark.parametrize("form", ["q4_0", "q4_1", "q8_0"])

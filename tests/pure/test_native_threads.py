@@ -1,5 +1,6 @@
 """The thread count: the fewest that are near the best, kept for one host, and memory's nodes."""
 
+import errno
 import json
 import os
 
@@ -41,6 +42,16 @@ def test_the_fewest_threads_near_the_best_are_taken_and_the_reason_told(tmp_path
     assert found.threads == 4
     assert "fewest" in found.why
     assert "1: 10.0, 2: 19.0, 4: 29.5, 8: 30.0" in found.why
+
+
+def test_on_a_full_disk_the_measurement_is_used_and_said_not_to_be_kept(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("anychip.compilers.cache.write_atomically", full)
+    found = choice(tmp_path, Meter({1: 10e9, 2: 19e9, 4: 29.5e9, 8: 30e9}))
+    assert found.threads == 4
+    assert f"could not be kept in {tmp_path}" in found.why
 
 
 def test_a_measurement_is_kept_for_this_host_only(tmp_path):

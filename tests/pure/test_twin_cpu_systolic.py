@@ -133,6 +133,11 @@ def _on_host(hand_chip, *kernels: Kernel) -> float:
     one = machine(
         hand_chip(family="cpu", about=about, matmul_flops_per_s=rates, per_kernel_s=_fact(0.0))
     )
+    return simulate(_by_hand(*kernels), one).seconds - 8e-6 - 10e-7
+
+
+def _by_hand(*kernels: Kernel) -> Table:
+    """These kernels, one after another, of a program that takes ten arguments."""
     lowered = Lowered(
         name="by hand",
         blocks=(kernels,),
@@ -142,7 +147,7 @@ def _on_host(hand_chip, *kernels: Kernel) -> float:
         state_bytes=0.0,
         arguments=10,
     )
-    return simulate(Table.of(lowered), one).seconds - 8e-6 - 10e-7
+    return Table.of(lowered)
 
 
 def _dense(rows: int, inner: int, columns: int, *more: str) -> Kernel:
@@ -262,15 +267,6 @@ def test_a_gpu_kernel_waits_for_its_first_byte_once():
     one = machine(discover().chip("h100").spec)
     moving = Amounts(flops=2.0 * 2**26, weight_bytes=float(2**27))
     kernel = Kernel(name="read", unit="vector", amounts=moving, ops=("stablehlo.add",))
-    lowered = Lowered(
-        name="by hand",
-        blocks=((kernel,),),
-        schedule=((0, Origin()),),
-        layers=0,
-        weight_bytes=moving.weight_bytes,
-        state_bytes=0.0,
-        arguments=1,
-    )
-    seconds = simulate(Table.of(lowered), one).scheduled.seconds
+    seconds = simulate(_by_hand(kernel), one).scheduled.seconds
     beyond = seconds - one.per_kernel_s - moving.weight_bytes / one.levels[0].bytes_per_s
     assert 0 < beyond < 2 * FIRST_BYTE_S

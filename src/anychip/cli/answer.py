@@ -232,6 +232,10 @@ def _engine(
             pass  # the first step places the weights; it is not part of the timing
         if engine.steps.memory:
             progress_console.print(f"[dim]{engine.steps.memory}[/dim]", highlight=False)
+        if engine.steps.not_kept:
+            progress_console.print(
+                f"not kept: {engine.steps.not_kept}", style="yellow", soft_wrap=True
+            )
     return _Numbered(engine)
 
 

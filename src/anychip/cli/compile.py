@@ -101,14 +101,16 @@ def compile(
         compile=compiler(registry, fallback),
     )
     verdicts = _asked(inquiry, names)
-    _unless_full(lambda: remember(read("home"), model, module.name, verdicts))
+    _unless_full(
+        "what anychip compare shows", lambda: remember(read("home"), model, module.name, verdicts)
+    )
     document = {
         "model": model,
         "module": module.name,
         "verdicts": [vars(v) for v in verdicts],
         "run": str(inquiry.folder.path),
     }
-    _unless_full(lambda: inquiry.folder.write("compile.json", document))
+    _unless_full("compile.json", lambda: inquiry.folder.write("compile.json", document))
     if format is Format.json:
         print_json(document)
     else:
@@ -118,14 +120,14 @@ def compile(
         raise typer.Exit(1)
 
 
-def _unless_full(write: Callable[[], object]) -> None:
+def _unless_full(what: str, write: Callable[[], object]) -> None:
     """A verdict stands where there is no room to keep it; that is said."""
     try:
         write()
     except OSError as error:
         if not is_full(error):
             raise
-        progress_console.print(f"not kept: {said_by_the_system(error)}", style="yellow")
+        progress_console.print(f"{what}, not kept: {said_by_the_system(error)}", style="yellow")
 
 
 def _extra(options: list[str] | None, shards: str | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from anychip.compilers.cache import cache_key, cpu_features, no_room
+from anychip.compilers.cache import cache_key, cpu_features, keep
 from anychip.compilers.contest import Entrant, contest
 from anychip.compilers.ledger import ledger
 from anychip.core import (
@@ -22,10 +22,8 @@ from anychip.core import (
     Target,
     Trace,
     UsageError,
-    is_full,
     machine_name,
     unknown,
-    write_atomically,
 )
 
 EXTRA = {
@@ -134,17 +132,6 @@ def _stored(path: Path | None, targets: Mapping[str, Target]) -> dict[str, Any] 
     return evidence if known else None
 
 
-def _keep(path: Path, evidence: str) -> str:
-    """Write the choice; returns why it could not be kept where the disk is full."""
-    try:
-        write_atomically(path, evidence)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        return no_room(path.parent, len(evidence), error)
-    return ""
-
-
 @dataclass(frozen=True)
 class _Contest:
     """What a choice needs besides the compiled programs."""
@@ -211,6 +198,7 @@ class AutoExecutable:
                 }
                 self._chosen = self._made[found.fastest]
                 self._made = {found.fastest: self._chosen}
-                if self._terms.path is not None:
-                    self._not_kept = _keep(self._terms.path, json.dumps(self._evidence, indent=1))
+                if (path := self._terms.path) is not None:
+                    text = json.dumps(self._evidence, indent=1)
+                    self._not_kept = keep(path, text, path.parent)
             return self._chosen

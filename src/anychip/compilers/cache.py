@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,16 +85,10 @@ class Entry:
         kept can be run all the same, so it is no error: whoever shows the program says it.
         """
         stored = _MAGIC + hashlib.sha256(content).digest() + content
-        for is_last in (False, True):
-            try:
-                write_atomically(self.path, stored)
-                return ""
-            except OSError as error:
-                if not is_full(error):
-                    raise
-                if is_last or not self.cache.prune(self.cache.total_bytes - len(stored)):
-                    return no_room(self.cache.folder, len(stored), error)
-        raise AssertionError("unreachable")
+        why = keep(self.path, stored, self.cache.folder)
+        if why and self.cache.prune(self.cache.total_bytes - len(stored)):
+            why = keep(self.path, stored, self.cache.folder)
+        return why
 
     @property
     def is_damaged(self) -> bool:
@@ -124,17 +118,10 @@ class Cache:
         """The entry of a key, held by no other process or thread until the block ends.
 
         A killed holder's lock goes with it. Raises CompileError when the wait is longer than
-        `timeout_s`, SetupError where the system has no POSIX file locks. Where the disk is too full
-        for a lock file none is held; `Entry.write` then has no room either.
+        `timeout_s`, SetupError where the system has no POSIX file locks.
         """
         path = self.folder / key[:2] / key
-        lock = locked_file(path.with_suffix(".lock"), timeout_s, "compiling the same program")
-        with ExitStack() as held:
-            try:
-                held.enter_context(lock)
-            except OSError as error:
-                if not is_full(error):
-                    raise
+        with locked_file(path.with_suffix(".lock"), timeout_s, "compiling the same program"):
             yield Entry(path, self)
 
     def prune(self, max_bytes: int | None = None) -> int:
@@ -170,6 +157,17 @@ class Cache:
                 yield stat.st_mtime, stat.st_size, path
 
 
+def keep(path: Path, content: str | bytes, folder: Path) -> str:
+    """Write all or nothing; returns `no_room` of `folder` where there is none, else nothing."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        return no_room(folder, len(content), error)
+    return ""
+
+
 def no_room(folder: Path, size_bytes: int, error: OSError) -> str:
     """Why something made is not kept, and what would make room."""
     return (
@@ -183,10 +181,17 @@ def no_room(folder: Path, size_bytes: int, error: OSError) -> str:
 def locked_file(path: Path, timeout_s: float, doing: str) -> Iterator[None]:
     """Hold an exclusive lock on a file, made when missing, until the block ends.
 
-    Raises CompileError, saying that another process has been `doing` it, after `timeout_s`.
+    Raises CompileError, saying that another process has been `doing` it, after `timeout_s`. Where
+    the disk is too full for that file none is held: what is made cannot be kept there either.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _lock(path, time.monotonic() + timeout_s)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _lock(path, time.monotonic() + timeout_s)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        yield
+        return
     if handle is None:
         raise CompileError(
             f"another process has been {doing} for {timeout_s:g} s; "

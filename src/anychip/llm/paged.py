@@ -86,6 +86,12 @@ class PagedSteps:
         return str(found[0]) if found else ""
 
     @property
+    def not_kept(self) -> str:
+        """Why the next process packs or compiles anew: the disk is full. Else nothing."""
+        found = [str(one.artifacts.get("not_kept", "")) for one in self._compiled.values()]
+        return next(filter(None, found), "")
+
+    @property
     def scratch(self) -> int:
         return self.shape.pages - 1
 

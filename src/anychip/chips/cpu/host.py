@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from anychip.chips.cpu.system import Host, busy_share, cpu_seconds, others_share, this_host
-from anychip.compilers.cache import locked_file
-from anychip.core import ChipSpec, Fact, MemorySpec, write_atomically
+from anychip.compilers.cache import keep, locked_file
+from anychip.core import ChipSpec, Fact, MemorySpec
 from anychip.core.spec import Confidence
 
 _POWERCAP = Path("/sys/class/powercap")
@@ -52,7 +52,8 @@ def host_spec(
             "note": note,
             "samples": samples,
         }
-        write_atomically(path, json.dumps(record, indent=1))
+        if unkept := keep(path, json.dumps(record, indent=1), home):
+            record["note"] = f"{note} {unkept}".strip()
         return _spec(record, host)
 
 

@@ -82,7 +82,7 @@ def auto(chip: Chip) -> Target:
 STEADY = ("openvino", "openvino-dynamic", "onnxruntime", "xla", "native", "iree")
 """Among equals the earlier is taken: beside other work on both cores ONNX Runtime, whose threads do
 equal parts and wait for one another, lost more than OpenVINO (PP-OCR's recogniser took 3.3 and 2.6
-times as long as alone). What rounds comes last."""
+times as long as alone, seen once). What rounds comes last."""
 
 BF16_STEP = 2.0**-9
 """bf16 keeps 8 bits of a number: half a step of the last is what rounding once may cost."""

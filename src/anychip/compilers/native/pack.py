@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from anychip.compilers import hugepages
-from anychip.compilers.cache import cpu_features
+from anychip.compilers.cache import cpu_features, no_room
 from anychip.compilers.native import numa
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.pack_blocks import pack_blocks
 from anychip.compilers.native.plan import Constant, PackedWeight
-from anychip.core import InputError, Weights, dtype
+from anychip.core import InputError, Weights, dtype, is_full
 
 VERSION = 2
 """Counts changes of any layout."""
@@ -36,11 +36,13 @@ _ALIGNED = 64
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """Packed weights in memory: `offsets` of entries from `address`. `note` says where from."""
+    """Packed weights in memory: `offsets` of entries from `address`. `note` says where from,
+    `not_kept` why they are in no file where the disk is full."""
 
     offsets: Mapping[Entry, int]
     memory: Any
     note: str
+    not_kept: str = ""
 
     @property
     def address(self) -> int:
@@ -97,15 +99,26 @@ def load(
     places, size = offsets(entries)
     key = identity(entries, weights, isa) if folder is not None else None
     if folder is None or key is None:
-        memory = hugepages.buffer(size)
-        _fill(np.frombuffer(memory, np.uint8), places, weights)
-        return Image(places, memory, "packed in memory: no cache folder, or weights without a file")
+        note = "packed in memory: no cache folder, or weights without a file"
+        return Image(places, _in_memory(places, size, weights), note)
     path = folder / f"{key}.packed"
     note = "found"
     if not _is_sound(path, size):
         note = "packed and stored" if not path.exists() else "found damaged, packed again"
-        _write(path, places, size, weights)
+        try:
+            _write(path, places, size, weights)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            memory = _in_memory(places, size, weights)
+            return Image(places, memory, "packed in memory", no_room(folder, size, error))
     return Image(places, _mapped(path, size, places, nodes or numa.nodes()), note)
+
+
+def _in_memory(places: Mapping[Entry, int], size: int, weights: Weights) -> Any:
+    memory = hugepages.buffer(size)
+    _fill(np.frombuffer(memory, np.uint8), places, weights)
+    return memory
 
 
 _TAIL = b"anychip-packed-1"
@@ -129,6 +142,8 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "r+b") as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk ends the process at a write
+                os.posix_fallocate(file.fileno(), 0, size + len(_TAIL))
             file.truncate(size + len(_TAIL))
             # Closed with its last view, which an error's traceback may hold for a while.
             memory = mmap.mmap(file.fileno(), size)

@@ -120,6 +120,7 @@ class NativeTarget:
                 "packed": lambda: image.note,
                 "memory": image.pages,
                 "seconds": lambda: _table(seconds),
+                **_unkept(image.not_kept),
             }
         )
         pool = self._pool(threads, isa)
@@ -142,10 +143,9 @@ class NativeTarget:
             if kept is None:
                 made = self.compile(recipe.build(), options)
                 if not made.pieces and (why := entry.write(keep.dumps(made.plan, made.code))):
-                    own = {
-                        stage: partial(_stage, made.artifacts, stage) for stage in made.artifacts
-                    }
-                    made.artifacts = Artifacts({"not_kept": lambda: why, **own})
+                    own = made.artifacts
+                    stages = {stage: partial(_stage, own, stage) for stage in own}
+                    made.artifacts = Artifacts({**stages, **_unkept(why)})
                 return made
         plan, binary = kept
         image = self._image(plan, recipe.weights, isa)
@@ -158,6 +158,7 @@ class NativeTarget:
                 "packed": lambda: image.note,
                 "memory": image.pages,
                 "seconds": lambda: _table({"loading kept code": code.seconds}),
+                **_unkept(image.not_kept),
             }
         )
         pool = self._pool(threads, isa)
@@ -268,6 +269,10 @@ def _bind(reader: Reader, view: View, name: str, element: str) -> None:
 
 def _stage(artifacts: Mapping[str, str | bytes], stage: str) -> str:
     return str(artifacts[stage])
+
+
+def _unkept(why: str) -> dict[str, Callable[[], str]]:
+    return {"not_kept": lambda: why} if why else {}
 
 
 def _artifact(anew: Callable[[], NativeExecutable], stage: str) -> str:

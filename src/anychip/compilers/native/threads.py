@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import llvmlite.ir as llvm
 import numpy as np
 
-from anychip.compilers.cache import cpu_features
+from anychip.compilers.cache import cpu_features, keep
 from anychip.compilers.native import jit
 from anychip.compilers.native.ir import I64, POINTER, Function
 from anychip.compilers.native.isa import Isa
@@ -26,7 +26,6 @@ from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.kernels.quantize import record_bytes
 from anychip.compilers.native.pool import Pool
 from anychip.compilers.native.step import write_kernel
-from anychip.core import write_atomically
 
 VERSION = 1
 """Goes up when the measurement changes."""
@@ -67,14 +66,14 @@ def choose_threads(
         return Choice(cpus, "all CPUs: there is no folder to keep a measurement in")
     path = folder / "threads.json"
     key = [VERSION, isa.name, cpus, cpu_features(), version("llvmlite")]
-    record = _stored(path, key)
+    record, kept = _stored(path, key), ""
     if record is None:
         rates, busy = (measure or _measure)(isa, counts(cpus))
         by_count = {str(n): rate for n, rate in rates.items()}
         record = {"key": key, "at_s": time.time(), "busy": busy, "rates": by_count}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(record, indent=1))
-    return _chosen({int(n): rate for n, rate in record["rates"].items()}, record["busy"], cpus)
+        kept = keep(path, json.dumps(record, indent=1), folder)
+    choice = _chosen({int(n): rate for n, rate in record["rates"].items()}, record["busy"], cpus)
+    return replace(choice, why=f"{choice.why}; not kept: {kept}") if kept else choice
 
 
 def counts(cpus: int) -> list[int]:
