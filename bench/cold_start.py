@@ -7,8 +7,9 @@ Every start is a process of its own, timed from its creation to its end after on
   packed    packed weights are kept; steps are traced, planned, written and compiled
   first     nothing is kept but the model's file
   llama.cpp llama-cpp-python, same file, same prompt, one token
-The model's file is in the page cache throughout. `codegen` is what one decode step takes inside
-such a process, by part, without any cache.
+The model's file is in the page cache throughout, and Python keeps bytecode, as it does unless told
+otherwise. `codegen` is what one decode step takes inside such a process, by part, without any
+cache. A round takes some 15 s; each start is said on stderr as it ends.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ print(NativeTarget().compile(module, CompileOptions()).artifacts["seconds"])
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llama", help="Python with llama_cpp")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     from anychip.core import machine_name, write_atomically
@@ -87,11 +88,11 @@ def measure(model: Path, home: Path, options: Any) -> dict[str, Any]:
             for folder in lost:
                 shutil.rmtree(home / folder, ignore_errors=True)
             starts[name].append(_start(command, home))
-            if lost:
-                _start(own, home)
+            _say(f"round {turn + 1} of {options.rounds}: {name} {starts[name][-1]:.2f} s")
     parts: dict[str, list[float]] = {}
-    for _ in range(options.rounds):
+    for turn in range(options.rounds):
         done = _run([sys.executable, "-c", CODEGEN, MODEL], home)
+        _say(f"code generation, {turn + 1} of {options.rounds}")
         for line in filter(None, done.stdout.splitlines()):
             part, _, value = line.rpartition(": ")
             parts.setdefault(part, []).append(float(value.removesuffix(" ms")))
@@ -113,8 +114,13 @@ def _start(command: list[str], home: Path) -> float:
     return time.perf_counter() - began
 
 
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
 def _run(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"ANYCHIP_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:4])} …: {done.stderr[-2000:]}")

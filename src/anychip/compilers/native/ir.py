@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from math import copysign
 from typing import Any
 
 import llvmlite.ir as llvm
@@ -145,8 +147,7 @@ class Value:
         kind = vector(self.type, lanes)
         b = self.f.builder
         one = b.insert_element(llvm.Constant(kind, llvm.Undefined), self.raw, I32(0))
-        zeros = llvm.Constant(vector(I32, lanes), [0] * lanes)
-        return Value(self.f, b.shuffle_vector(one, one, zeros))
+        return Value(self.f, b.shuffle_vector(one, one, _numbers(vector(I32, lanes), (0,) * lanes)))
 
     def lane(self, index: int) -> Value:
         return Value(self.f, self.f.builder.extract_element(self.raw, I32(index)))
@@ -154,7 +155,7 @@ class Value:
     def take(self, lanes: Sequence[int], other: Value | None = None) -> Value:
         """Lanes of this vector, then of `other` (numbered from this one's end)."""
         second = llvm.Constant(self.type, llvm.Undefined) if other is None else other.raw
-        mask = llvm.Constant(vector(I32, len(lanes)), list(lanes))
+        mask = _numbers(vector(I32, len(lanes)), tuple(lanes))
         return Value(self.f, self.f.builder.shuffle_vector(self.raw, second, mask))
 
     def at(self, offset: Value | int) -> Value:
@@ -218,9 +219,9 @@ class Function:
     def constant(self, type: Any, number: int | float | Sequence[int]) -> Value:
         """A number, in every lane of a vector type, or a number for each lane."""
         if isinstance(number, Sequence):
-            return Value(self, llvm.Constant(type, list(number)))
+            return Value(self, _numbers(type, tuple(number)))
         if isinstance(type, llvm.VectorType):
-            return Value(self, llvm.Constant(type, [number] * type.count))
+            return Value(self, _everywhere(type, number, copysign(1, number)))
         return Value(self, llvm.Constant(type, number))
 
     def i64(self, number: int) -> Value:
@@ -331,6 +332,19 @@ class Function:
             width //= 2
             a = combine(a.take(range(width)), a.take(range(width, 2 * width)))
         return a.lane(0)
+
+
+# Constants of vectors are made, and spelt, once: they were half of what writing a step takes.
+@lru_cache(maxsize=4096)
+def _numbers(type: Any, numbers: tuple[int, ...]) -> Any:
+    return llvm.Constant(type, list(numbers))
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _everywhere(type: Any, number: int | float, sign: float) -> Any:
+    """`sign` tells apart what compares equal: 0.0 and -0.0."""
+    del sign
+    return llvm.Constant(type, [number] * type.count)
 
 
 def mangled(type: Any) -> str:
