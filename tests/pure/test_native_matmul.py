@@ -88,6 +88,7 @@ def whole_number_product(blocks: np.ndarray, form: str, x: np.ndarray) -> np.nda
 
 SIMPLE = sorted(name for name, one in LAYOUTS.items() if not one.is_nested)
 SHAPES = [(16, 64, 1), (33, 96, 1), (64, 4128, 1), (5, 32, 2), (48, 160, 3), (40, 128, 11)]
+SHAPES += [(208, 2112, 20)]  # two strips, two parts of the columns, tokens left over
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,7 @@
 matmul_block.py's vectors give: whole numbers are exact, and their scaling keeps its order.
 
 A thread's rows of tiles go in strips. Of a strip and some columns the weights are unpacked once, to
-signed bytes in the nearest caches; then sixteen tokens at a time are multiplied with each row of
+signed bytes in the second cache; then sixteen tokens at a time are multiplied with each row of
 tiles. Intel 64 and IA-32 Optimization Reference Manual, chapter on AMX. Not in it, measured: for
 some 270 cycles after a tile instruction, multiplications and conversions of 512 bits go to one port
 only, while additions still have two.
@@ -22,10 +22,12 @@ from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.layout import COLUMNS, BlockLayout
 from anychip.compilers.native.kernels.number import ROUND
 from anychip.compilers.native.kernels.quantize import GROUP, TILED_BLOCK, TILED_TOKENS, depth64
-from anychip.compilers.native.kernels.store import store_tile
+from anychip.compilers.native.kernels.store import await_tile, store_tile
 
-_STRIP, _COLUMNS = 4, 1024
-"""Rows of tiles that share a pass over x; most columns unpacked at once."""
+_STRIP, _COLUMNS, _PARTIAL = 12, 2048, 1 << 19
+"""Rows of tiles that share a pass over x; most columns unpacked at once; most bytes of sums kept
+from some columns to the next. Measured: with 4 rows and 1,024 columns, which the nearest cache
+would hold, x passes by more often, and products of 512 tokens take up to 1.3 times as long."""
 _BYTES = vector(I8, 64)
 _X, _WEIGHTS, _LAST_X, _LAST_SUMS = 4, 5, 6, 7
 """Tile registers. Those before are sums, one for each of a block's groups; the last two are for the
@@ -48,6 +50,8 @@ class Product:
         self.parts = -(-self.blocks * COLUMNS // _COLUMNS)
         self.part_blocks = -(-self.blocks // self.parts)
         self.strip = min(_STRIP, -(-kernel.rows // 16))
+        if self.parts > 1:
+            self.strip = max(1, min(self.strip, _PARTIAL // (64 * kernel.tokens)))
         self.full = min(kernel.tokens, TILED_TOKENS)
         self.rest = kernel.tokens % self.full
         self.row_bytes = layout.row_bytes(self.blocks)
@@ -111,6 +115,10 @@ class Product:
             sums = [f.cell(partial.at(64 * t).load(F32V)) for t in range(count)]
         else:
             sums = [f.cell(f.constant(F32V, 0.0)) for _ in range(count)]
+
+        if part == self.parts - 1:
+            for t in range(count):
+                await_tile(f, self.kernel, tile, token + t)
 
         def products(block: Value) -> list[_Step]:
             own = x.at(block * TILED_BLOCK)

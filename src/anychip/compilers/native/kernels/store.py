@@ -7,6 +7,15 @@ from typing import Any
 from anychip.compilers.native.ir import F32, F32V, Function, Value
 
 
+def await_tile(f: Function, kernel: Any, tile: Value, token: Value) -> None:
+    """Ask for the lines that `store_tile` will touch: products of many tokens do not fit the nearer
+    caches, and stores wait for their lines in order, before all others."""
+    at = token * (4 * kernel.rows) + tile * 64
+    f.prefetch(f.arguments["out"].at(at), writes=True)
+    if kernel.has_residual:
+        f.prefetch(f.arguments["residual"].at(at))
+
+
 def store_tile(f: Function, kernel: Any, tile: Value, token: Value, sums: Value) -> None:
     """out[token, 16 tile …] = sums (+ residual) for a kernel with rows and has_residual."""
     at = token * (4 * kernel.rows) + tile * 64
