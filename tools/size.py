@@ -15,7 +15,7 @@ BUDGETS = {
     "frontends": 14200,
     "profile": 900,
     "passes": 1400,
-    "compilers": 12000,
+    "compilers": 12200,
     "twin": 6000,
     "debug": 600,
     "chips": 950,
@@ -24,7 +24,7 @@ BUDGETS = {
     "llm": 2400,
     "testing": 1000,
     "zoo": 500,
-    "cli": 3950,
+    "cli": 4000,
     ".": 500,
 }
 NOISE = {

@@ -9,6 +9,11 @@ import sys
 
 import pytest
 
+import anychip
+from anychip.cli.answer import Ask, answer_prompts
+from anychip.core import SetupError, room
+from anychip.llm import paged
+
 
 @pytest.fixture
 def cli(tmp_path):
@@ -82,6 +87,25 @@ def test_a_wrong_option_is_explained(cli, tiny_gguf, words, says):
     assert code == 2
     assert says in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [("run", "-p", "x"), ("bench-llm",)])
+def test_a_model_without_values_is_told_before_anything_is_compiled(cli, words):
+    code, _, err = cli(words[0], "llama-3.1-70b", *words[1:], "--target", "cpu:xla")
+    assert code == 2
+    assert "known by its shape only" in err
+
+
+@pytest.mark.parametrize(
+    ("target", "what"), [("cpu:native", "KV cache"), ("cpu:xla", "weights of .* as f32")]
+)
+def test_too_little_memory_is_told_before_it_is_taken(tiny_gguf, monkeypatch, target, what):
+    monkeypatch.setattr(room, "free_memory_bytes", lambda: 1000)
+    if target == "cpu:xla":
+        monkeypatch.setattr(paged, "require_memory", lambda *_: None)
+    model = anychip.load(str(tiny_gguf(format="q8_0")))
+    with pytest.raises(SetupError, match=f"{what}: .* are free on this host. Instead: "):
+        answer_prompts(model, target, ["x"], Ask(max_new=1), stream=False)
 
 
 def test_bench_llm_gives_the_figures_others_rely_on(cli, tiny_gguf):

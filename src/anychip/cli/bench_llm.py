@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from anychip.cli.answer import Ask, fastest, precision_for
-from anychip.cli.model import ModelArgument, PrecisionOption
+from anychip.cli.model import ModelArgument, PrecisionOption, require_values
 from anychip.cli.output import (
     Format,
     FormatOption,
@@ -57,6 +57,7 @@ def bench_llm(
     loaded = load(model)
     if not isinstance(loaded, LanguageModel):
         raise UsageError(f"{model} is no language model")
+    require_values(loaded)
     name = fastest() if target == "auto" else target
     chosen = discover().target(name)
     held = precision_for(loaded, name, Ask(precision=precision, quantize=quantize))

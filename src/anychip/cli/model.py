@@ -44,6 +44,15 @@ def twin_options(tensor: int | None, pipeline: int | None) -> dict[str, str]:
     return {name: str(value) for name, value in asked.items() if value is not None}
 
 
+def require_values(model: LanguageModel) -> None:
+    """Raises UsageError for a model that is known by its shape only."""
+    if model.bind(model.native_precision).is_shape_only:
+        raise UsageError(
+            f"{model.name} is known by its shape only, so there are no weights to run; give the "
+            "path of a model that has them, or ask `anychip compare` how fast it would be"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """Which Module of a model to use."""

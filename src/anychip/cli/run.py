@@ -18,6 +18,7 @@ from anychip.cli.model import (
     PrecisionOption,
     inputs_for,
     load_sized,
+    require_values,
 )
 from anychip.cli.output import (
     Format,
@@ -104,11 +105,7 @@ def run(
         raise UsageError(
             "a language model takes --prompt; --dim, --input and --output do not apply"
         )
-    if loaded.bind(loaded.native_precision).is_shape_only:
-        raise UsageError(
-            f"{loaded.name} is known by its shape only, so there are no weights to run; give the "
-            "path of a model that has them, or ask `anychip compare` how fast it would be"
-        )
+    require_values(loaded)
     if quantize and precision:
         raise UsageError("--quantize and --precision both say how weights are held; give one")
     ask = Ask(

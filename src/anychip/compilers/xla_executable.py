@@ -27,6 +27,7 @@ from anychip.core import (
     UsageError,
     Weight,
     dtype,
+    require_memory,
 )
 from anychip.ops.walk import walk
 
@@ -180,6 +181,7 @@ class XlaExecutable:
         """A fresh argument list with the weights in place."""
         with self._binding:
             if self._weights is None:
+                self._require_memory()
                 self._weights = [
                     (index, self._bind(argument))
                     for index, argument in enumerate(self.signature.arguments)
@@ -189,6 +191,21 @@ class XlaExecutable:
         for index, one in self._weights:
             arguments[index] = one.array
         return arguments
+
+    def _require_memory(self) -> None:
+        """For weights that are stored in another format than they are used in; the others may be
+        used where they lie."""
+        used = {a.name for a in self.signature.arguments if a.role == "weight"}
+        grown = [
+            w
+            for name, w in self._module.weights.items()
+            if name in used and w.stored_as not in ("", w.dtype)
+        ]
+        require_memory(
+            sum(w.nbytes for w in grown),
+            f"weights of {self._module.name} as {', '.join(sorted({w.dtype for w in grown}))}",
+            "cpu:native, which keeps them in their blocks; a smaller model or --precision bf16",
+        )
 
     def _bind(self, argument: Argument) -> BoundWeight:
         if argument.name not in self._module.weights:

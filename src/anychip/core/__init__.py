@@ -27,6 +27,7 @@ from anychip.core.module import Module
 from anychip.core.origin import Origin
 from anychip.core.quantity import Estimate, Measurement, Quantity, machine_name, measured
 from anychip.core.registry import Chip, Registry, discover
+from anychip.core.room import require_memory
 from anychip.core.runs import RunFolder
 from anychip.core.signature import Argument, Dim, Result, Role, Signature
 from anychip.core.spec import (
@@ -117,6 +118,7 @@ __all__ = [
     "nbytes",
     "read_chip",
     "read_system",
+    "require_memory",
     "sha256",
     "shipped_text",
     "simulates",

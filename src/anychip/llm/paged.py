@@ -27,6 +27,7 @@ from anychip.core import (
     UsageError,
     Weights,
     dtype,
+    require_memory,
 )
 
 PAGE = 64
@@ -165,6 +166,10 @@ class PagedSteps:
 
     def _executable(self, tokens: int, rows: int) -> Executable:
         key = (tokens, rows)
+        if not self._compiled:
+            require_memory(
+                self.kv_bytes, "KV cache", "fewer pages (--kv-mb), or smaller ones (--kv q8_0)"
+            )
         if key not in self._compiled:
             self.progress(f"compiling a step of {tokens} tokens, {rows} with logits")
             shape = PagedShape(

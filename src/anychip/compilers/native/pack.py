@@ -25,7 +25,7 @@ from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.pack_blocks import pack_blocks
 from anychip.compilers.native.plan import Constant, PackedWeight
-from anychip.core import InputError, Weights, dtype, is_full
+from anychip.core import InputError, Weights, dtype, is_full, require_memory
 
 VERSION = 2
 """Counts changes of any layout."""
@@ -116,6 +116,11 @@ def load(
 
 
 def _in_memory(places: Mapping[Entry, int], size: int, weights: Weights) -> Any:
+    require_memory(
+        size,
+        "weights packed in memory",
+        "a smaller model, a smaller --quantize, or a model's file (packed once, then mapped)",
+    )
     memory = hugepages.buffer(size)
     _fill(np.frombuffer(memory, np.uint8), places, weights)
     return memory
@@ -157,6 +162,11 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
 
 
 def _mapped(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Nodes) -> Any:
+    require_memory(
+        size,
+        "weights packed in memory",
+        "a smaller model, a smaller --quantize, or a model's file (packed once, then mapped)",
+    )
     memory = hugepages.buffer(size)
     view = memoryview(memory)
     every = [(0, size)] if len(nodes) == 1 else [(at, e.nbytes) for e, at in places.items()]
