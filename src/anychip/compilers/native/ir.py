@@ -337,14 +337,14 @@ class Function:
 # Constants of vectors are made, and spelt, once: they were half of what writing a step takes.
 @lru_cache(maxsize=4096)
 def _numbers(type: Any, numbers: tuple[int, ...]) -> Any:
-    return llvm.Constant(type, list(numbers))
+    return llvm.Constant(type, list(numbers) if any(numbers) else None)
 
 
 @lru_cache(maxsize=4096, typed=True)
 def _everywhere(type: Any, number: int | float, sign: float) -> Any:
     """`sign` tells apart what compares equal: 0.0 and -0.0."""
-    del sign
-    return llvm.Constant(type, [number] * type.count)
+    is_zero = number == 0 and sign > 0
+    return llvm.Constant(type, None if is_zero else [number] * type.count)
 
 
 def mangled(type: Any) -> str:

@@ -25,7 +25,7 @@ class Code:
     seconds: float
     _addresses: dict[str, int]
     _isa: Isa
-    _optimised: str
+    _optimised: bytes
     _engine: Any = field(repr=False)
 
     def address(self, name: str) -> int:
@@ -33,12 +33,12 @@ class Code:
 
     @cached_property
     def optimised_ir(self) -> str:
-        return self._optimised
+        return str(binding.parse_bitcode(self._optimised)) if self._optimised else ""
 
     @cached_property
     def assembly(self) -> str:
         machine = _machine(self._isa)
-        return machine.emit_assembly(binding.parse_assembly(self._optimised))
+        return machine.emit_assembly(binding.parse_bitcode(self._optimised))
 
 
 def build(module: llvm.Module, functions: Sequence[str], isa: Isa) -> Code:
@@ -62,7 +62,7 @@ def build(module: llvm.Module, functions: Sequence[str], isa: Isa) -> Code:
     passes.add_simplify_cfg_pass()
     tuning = binding.create_pipeline_tuning_options(speed_level=2)
     passes.run(parsed, binding.create_pass_builder(machine, tuning))
-    optimised = str(parsed)
+    optimised = parsed.as_bitcode()
     engine = binding.create_mcjit_compiler(parsed, machine)
     made: list[bytes] = []
     engine.set_object_cache(lambda module, binary: made.append(binary))
@@ -80,7 +80,7 @@ def load(binary: bytes, functions: Sequence[str], isa: Isa) -> Code:
     engine.add_object_file(binding.ObjectFileRef.from_data(binary))
     engine.finalize_object()
     addresses = {name: engine.get_function_address(name) for name in functions}
-    return Code("", binary, time.perf_counter() - started, addresses, isa, "", engine)
+    return Code("", binary, time.perf_counter() - started, addresses, isa, b"", engine)
 
 
 def _machine(isa: Isa) -> Any:

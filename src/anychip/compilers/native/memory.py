@@ -4,6 +4,7 @@ barrier wherever a task touches bytes that another thread may still be writing o
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,14 +45,14 @@ def place(tasks: Sequence[Task]) -> Layout:
                 continue
             size = -(-buffer.nbytes // _LINE) * _LINE + _LINE
             at = 0
-            for start, end, other in sorted(placed):
+            for start, end, other in placed:
                 if other[1] < life[0] or life[1] < other[0]:
                     continue
                 if start - at >= size:
                     break
                 at = max(at, end)
             offsets[buffer] = at
-            placed.append((at, at + size, life))
+            insort(placed, (at, at + size, life))
             ends[private] = max(ends[private], at + size)
     return Layout(offsets, ends[False], ends[True])
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from anychip.compilers.native.ir import I64, POINTER, Function, Value
 from anychip.compilers.native.isa import Isa
+from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.plan import (
     MOST_OPERANDS,
     Buffer,
@@ -58,7 +59,7 @@ class Context:
 def table(plan: Plan, places: dict[Any, int]) -> np.ndarray:
     """i64[tasks, words]: what `step` reads. `places` are the offsets in the packed image."""
     context = Context(plan)
-    numbers = {kernel.name: index for index, kernel in enumerate(plan.kernels)}
+    numbers = {name: index for index, name in enumerate(_codes(plan))}
     arguments = {a.name: context.FIRST + i for i, a in enumerate(plan.outside)}
 
     def where(place: Place) -> tuple[int, int]:
@@ -76,7 +77,12 @@ def table(plan: Plan, places: dict[Any, int]) -> np.ndarray:
     for index, task in enumerate(plan.tasks):
         if isinstance(task.kernel, Foreign):
             continue
-        head = (numbers[task.kernel.name], task.kernel.units, task.each, index in plan.barriers)
+        head = (
+            numbers[_code(task.kernel).name],
+            task.kernel.units,
+            task.each,
+            index in plan.barriers,
+        )
         rows[index, :4] = head
         for at, operand in enumerate(task.operands):
             slot, start = where(operand.place)
@@ -95,11 +101,20 @@ def write_kernel(module: llvm.Module, kernel: Kernel, isa: Isa) -> llvm.Function
     return f.raw
 
 
+def _code(kernel: Kernel) -> Kernel:
+    return kernel.code if isinstance(kernel, BlockMatmul) else kernel
+
+
+def _codes(plan: Plan) -> dict[str, Kernel]:
+    """Kernels to write, by name: several of a plan's may share their code."""
+    return {code.name: code for code in map(_code, plan.kernels)}
+
+
 def write_step(plan: Plan, isa: Isa) -> llvm.Module:
     """The module with the plan's kernels and `step`."""
     module = llvm.Module(plan.name)
     barrier = emit_barrier(module, plan.threads)
-    kernels = [write_kernel(module, kernel, isa) for kernel in plan.kernels]
+    kernels = [write_kernel(module, kernel, isa) for kernel in _codes(plan).values()]
     for one in kernels:
         one.linkage = "internal"
     kind = llvm.ArrayType(POINTER, len(kernels))

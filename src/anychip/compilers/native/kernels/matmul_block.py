@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anychip.compilers.native.ir import F32, F32V, I32, I32V, Cell, Function, Value
 from anychip.compilers.native.isa import Isa
@@ -51,6 +51,13 @@ class BlockMatmul:
     def name(self) -> str:
         residual = "_add" if self.has_residual else ""
         return f"matmul_{self.format}_{self.tokens}x{self.depth}x{self.rows}{residual}"
+
+    @property
+    def code(self) -> BlockMatmul:
+        """The product whose code is this one's, too: of one token, whole rows of tiles differ by
+        how many there are, which whoever calls says."""
+        is_free = self.tokens == 1 and self.rows % ROWS == 0
+        return replace(self, rows=ROWS * self.together) if is_free else self
 
     @property
     def units(self) -> int:
