@@ -18,36 +18,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
-from anychip.core import Argument, Module, Origin, dtype
-from anychip.ops.table import OPS
+from anychip.core import Module, Origin, dtype
 from anychip.ops.trips import note, trip_count
 from anychip.ops.view import Block, OpView, Program, Value, program
-from anychip.ops.work import Work
 from anychip.twin.layout import WHOLE, Layout, joined, keeps_heads, reshaped
-from anychip.twin.lowered import Amounts, Kernel, Lowered
+from anychip.twin.lowered import Kernel, Lowered
+from anychip.twin.making import Group, Held, Kind, argument_of, parameter_of, written_whole
 from anychip.twin.reading import (
     BRANCHES,
     LOOKUPS,
     RENAMES,
     SLICES,
     TURNS,
-    Matmul,
     Reader,
     attributes,
     title,
     updates_in_place,
 )
 
-Kind = Literal["activation", "weight", "state", "constant"]
 Schedule = list[tuple[int, Origin]]
 Opens = Callable[[OpView], bool]
 """Whether a composite is lowered op by op, as its body."""
-NO_WORK = Work()
 
 
 def lower(module: Module, opens: Opens = lambda _: False) -> Lowered:
@@ -60,7 +55,7 @@ def lower(module: Module, opens: Opens = lambda _: False) -> Lowered:
         lowering.start(replicated)
         frame = _Frame(lowering)
         env = {
-            value: _argument(value, argument)
+            value: argument_of(value, argument)
             for value, argument in zip(read.main.arguments, signature.arguments, strict=True)
         }
         results = frame.run(read.main, env, Origin())
@@ -81,95 +76,6 @@ def lower(module: Module, opens: Opens = lambda _: False) -> Lowered:
     )
     whole = sum(k.amounts.weight_bytes * n for k, n in lowered.counted() if not k.is_split)
     return replace(lowered, replicated_weight_bytes=min(whole, lowered.weight_bytes))
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A value while lowering: what reading it costs, which kernel makes it, what is yet to do.
-
-    `reads` maps the arrays behind it to (kind, bytes). `pending` are ops nobody has done yet.
-    """
-
-    kind: Kind
-    reads: dict[Hashable, tuple[Kind, float]]
-    group: _Group | None = None
-    pending: tuple[OpView, ...] = ()
-    layout: Layout = WHOLE
-
-    @property
-    def nbytes(self) -> float:
-        return sum(size for _, size in self.reads.values())
-
-    @property
-    def like(self) -> Hashable:
-        """Equal for operands that lower a function alike."""
-        return (self.kind, self.nbytes, self.layout)
-
-
-@dataclass(eq=False)
-class _Group:
-    """A kernel in the making."""
-
-    index: int
-    segment: int
-    root: OpView
-    origin: Origin
-    is_split: bool = False
-    ops: list[str] = field(default_factory=list[str])
-    matrix: Work = NO_WORK
-    other: Work = NO_WORK
-    unpack: float = 0.0
-    reads: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
-    weights: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
-    state: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
-    made: set[Hashable] = field(default_factory=set[Hashable])
-    escaped: dict[Hashable, float] = field(default_factory=dict[Hashable, float])
-    state_written: float = 0.0
-    reduce_bytes: float = 0.0
-    gather_bytes: float = 0.0
-    state_splits: int = 1
-    matmul: Matmul | None = None
-    largest: int = -1
-    dots: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-
-    def kernel(self) -> Kernel:
-        collective = self.root.callee is None and OPS[self.root.name].unit == "collective"
-        matmul = self.matmul or Matmul(())
-        amounts = Amounts(
-            flops=self.matrix.flops,
-            vector_flops=self.other.flops,
-            unpack_flops=self.unpack,
-            transcendentals=self.matrix.transcendentals + self.other.transcendentals,
-            weight_bytes=sum(self.weights.values()),
-            state_read_bytes=sum(self.state.values()),
-            state_written_bytes=self.state_written,
-            read_bytes=sum(self.reads.values()),
-            written_bytes=sum(self.escaped.values()),
-            reduce_bytes=self.reduce_bytes,
-            gather_bytes=self.gather_bytes,
-            rows=matmul.rows,
-        )
-        computes = amounts.vector_flops + amounts.transcendentals > 0
-        return Kernel(
-            name=title(self.root),
-            unit="collective"
-            if collective
-            else "matmul"
-            if self.matmul
-            else "vector"
-            if computes
-            else "move",
-            amounts=amounts,
-            formats=matmul.formats,
-            stored=matmul.stored,
-            is_split=self.is_split,
-            state_splits=self.state_splits,
-            experts=matmul.experts,
-            active=matmul.active,
-            dots=tuple(self.dots),
-            ops=tuple(self.ops),
-            origin=self.origin,
-        )
 
 
 class _Lowering:
@@ -194,7 +100,7 @@ class _Lowering:
         if key not in self._done:
             block = self.program.function(name)
             frame = _Frame(self)
-            env = {v: _parameter(v, h) for v, h in zip(block.arguments, operands, strict=True)}
+            env = {v: parameter_of(v, h) for v, h in zip(block.arguments, operands, strict=True)}
             results = frame.run(block, env, Origin())
             index: dict[Hashable, int] = {v: i for i, v in enumerate(block.arguments)}
             given: list[Held | int] = [
@@ -214,11 +120,11 @@ class _Frame:
         self._lowering = lowering
         self._reader = lowering.reader
         self._outer = outer
-        self._sequence: list[_Group | Schedule] = []
+        self._sequence: list[Group | Schedule] = []
         self._segment = 0
-        self._maker: dict[Hashable, _Group] = {}
+        self._maker: dict[Hashable, Group] = {}
         self._charged: set[int] = set()
-        self._siblings: dict[Hashable, _Group] = {}
+        self._siblings: dict[Hashable, Group] = {}
         self._constants: dict[Value, np.ndarray] = {}
 
     def run(self, block: Block, env: dict[Value, Held], origin: Origin) -> list[Held]:
@@ -242,7 +148,7 @@ class _Frame:
         schedule: Schedule = []
         run: list[Kernel] = []
         for item in [*self._sequence, []]:
-            if isinstance(item, _Group):
+            if isinstance(item, Group):
                 run.append(item.kernel())
                 continue
             if run:
@@ -283,17 +189,17 @@ class _Frame:
 
     # Kernels ---------------------------------------------------------------------------------
 
-    def _new(self, op: OpView, origin: Origin) -> _Group:
-        group = _Group(len(self._sequence), self._segment, op, origin)
+    def _new(self, op: OpView, origin: Origin) -> Group:
+        group = Group(len(self._sequence), self._segment, op, origin)
         self._sequence.append(group)
         return group
 
-    def _nearest(self, held: Sequence[Held]) -> _Group | None:
+    def _nearest(self, held: Sequence[Held]) -> Group | None:
         """The last kernel of this segment among the makers of these values."""
         groups = [h.group for h in held if h.group is not None and h.group.segment == self._segment]
         return max(groups, key=lambda g: g.index, default=None)
 
-    def _read(self, group: _Group, held: Held, share: float = 1.0) -> None:
+    def _read(self, group: Group, held: Held, share: float = 1.0) -> None:
         """Make `group` a reader of a value: count its bytes, and do what is pending on it."""
         for key, (kind, size) in held.reads.items():
             if kind == "weight":
@@ -314,7 +220,7 @@ class _Frame:
         elif self._outer is not None:
             self._outer._escape(key, size)
 
-    def _do(self, group: _Group, op: OpView) -> None:
+    def _do(self, group: Group, op: OpView) -> None:
         """Count the arithmetic of an op in a kernel."""
         matrix, other = self._reader.work(op)
         group.matrix += matrix
@@ -332,7 +238,7 @@ class _Frame:
         if matrix.flops > group.largest:
             group.largest, group.matmul = matrix.flops, matmul
 
-    def _made(self, group: _Group, value: Value, layout: Layout) -> Held:
+    def _made(self, group: Group, value: Value, layout: Layout) -> Held:
         size = float(value.spec.nbytes)
         group.made.add(value)
         self._maker[value] = group
@@ -401,7 +307,7 @@ class _Frame:
             group.reduce_bytes += size / (group.matmul.active if group.matmul else 1)
         return made
 
-    def _sibling(self, op: OpView, held: list[Held], split: bool, origin: Origin) -> _Group | None:
+    def _sibling(self, op: OpView, held: list[Held], split: bool, origin: Origin) -> Group | None:
         """The kernel of an earlier weight matmul of the same value, if this op can join it."""
         if not self._reader.is_matmul(op) or not any(h.kind == "weight" for h in held):
             return None
@@ -475,7 +381,7 @@ class _Frame:
         return [
             held[one]
             if isinstance(one, int)
-            else Held("activation", _whole(value), layout=one.layout)
+            else Held("activation", written_whole(value), layout=one.layout)
             for one, value in zip(results, op.results, strict=True)
         ]
 
@@ -484,7 +390,7 @@ class _Frame:
     ) -> list[Held]:
         frame = _Frame(self._lowering, outer=self)
         inside = {value: replace(held, group=None) for value, held in env.items()}
-        inside |= {v: _parameter(v, h) for v, h in zip(block.arguments, operands, strict=True)}
+        inside |= {v: parameter_of(v, h) for v, h in zip(block.arguments, operands, strict=True)}
         results = frame.run(block, inside, origin)
         self._barrier(frame.finish(results) * times)
         return results
@@ -496,39 +402,20 @@ class _Frame:
         carried = [
             one
             if one.kind == "state" or body.results[i] is body.arguments[i]
-            else Held("activation", _whole(body.arguments[i]))
+            else Held("activation", written_whole(body.arguments[i]))
             for i, one in enumerate(held)
         ]
         trips = trip_count(op, self._constants)
         self._body(body, carried, env, origin, 1 if trips is None else trips)
         return [
-            one if one.kind == "state" else Held("activation", _whole(value))
+            one if one.kind == "state" else Held("activation", written_whole(value))
             for one, value in zip(held, op.results, strict=True)
         ]
 
     def _branches(self, op: OpView, env: dict[Value, Held], origin: Origin) -> list[Held]:
         for region in op.regions:
             self._body(region, [], env, origin, 1)
-        return [Held("activation", _whole(value)) for value in op.results]
-
-
-def _argument(value: Value, argument: Argument) -> Held:
-    kind: Kind = "activation" if argument.role == "input" else argument.role
-    return Held(kind, {value: (kind, float(argument.nbytes))})
-
-
-def _parameter(value: Value, held: Held) -> Held:
-    """What a function's parameter holds, in terms of the parameter itself."""
-    reads: dict[Hashable, tuple[Kind, float]] = {}
-    if held.kind != "constant":
-        reads = {value: (held.kind, held.nbytes)}
-    return Held(
-        held.kind, reads, None, held.pending if held.kind != "activation" else (), held.layout
-    )
-
-
-def _whole(value: Value) -> dict[Hashable, tuple[Kind, float]]:
-    return {value: ("activation", float(value.spec.nbytes))}
+        return [Held("activation", written_whole(value)) for value in op.results]
 
 
 def _heads(shape: tuple[int | None, ...]) -> int:
