@@ -47,11 +47,15 @@ class Product:
     def __init__(self, f: Function, isa: Isa, kernel: Any, layout: BlockLayout):
         self.f, self.isa, self.kernel, self.layout = f, isa, kernel, layout
         self.blocks = depth64(kernel.depth) // COLUMNS
-        self.parts = -(-self.blocks * COLUMNS // _COLUMNS)
-        self.part_blocks = -(-self.blocks // self.parts)
-        self.strip = min(_STRIP, -(-kernel.rows // 16))
-        if self.parts > 1:
-            self.strip = max(1, min(self.strip, _PARTIAL // (64 * kernel.tokens)))
+        strip = min(_STRIP, -(-kernel.rows // 16))
+        if 64 * kernel.tokens <= _PARTIAL:
+            self.parts = -(-self.blocks * COLUMNS // _COLUMNS)
+            if self.parts > 1:
+                strip = min(strip, _PARTIAL // (64 * kernel.tokens))
+        else:  # all columns at once, so that there is nothing to keep
+            self.parts = 1
+            strip = max(1, min(strip, _STRIP * _COLUMNS // (self.blocks * COLUMNS)))
+        self.strip, self.part_blocks = strip, -(-self.blocks // self.parts)
         self.full = min(kernel.tokens, TILED_TOKENS)
         self.rest = kernel.tokens % self.full
         self.row_bytes = layout.row_bytes(self.blocks)
