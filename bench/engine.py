@@ -8,7 +8,10 @@ requests: 200 of mixed lengths, a third cancelled, KV cache for a tenth of their
 must end with the tokens they get alone. context: one long answer, tokens a second by context, and
 llama.cpp's at the same lengths in turns with it.
 guess: prompt lookup on a text that repeats itself and on one that does not, in turns with none.
-kv: decoding behind 4,096 tokens with caches of f16 and q8_0, in turns.
+kv: decoding behind 4,096 tokens with caches of f32, f16 and q8_0, in turns; how well the model then
+foretells the shipped text, here and where activations stay f32 (cpu:xla), and how many of 1,000
+greedy tokens come before the first that f32 would not have chosen. Elsewhere caches are of f16, as
+`anychip run` has them.
 """
 
 from __future__ import annotations
@@ -31,11 +34,21 @@ from llm import Watch
 from llm_engines import Peer
 
 import anychip
-from anychip.core import CompileOptions, LanguageModel, config, discover, machine_name
+from anychip.core import (
+    CompileOptions,
+    LanguageModel,
+    Precision,
+    Target,
+    config,
+    discover,
+    machine_name,
+    shipped_text,
+)
 from anychip.frontends.pull import pull
 from anychip.llm import Limits, Sampling, Stop, prompt_ids
 from anychip.llm.engine import Engine, Speculation
 from anychip.llm.paged import PAGE
+from anychip.llm.perplexity import perplexity
 from anychip.llm.speculate import PromptLookup
 
 TEXTS = (
@@ -47,6 +60,7 @@ TEXTS = (
 )
 REPEATS = "Write the same list again.\n" + "apple, pear, plum, cherry, quince, fig, date\n" * 4
 NO_STOP = Stop()
+CACHES = ("f32", "f16", "q8_0")
 PEER_STEPS = 24
 """Steps the peer decodes at each length; the engine decodes all of a window."""
 
@@ -59,17 +73,19 @@ class Bench:
         self.options = CompileOptions(threads=threads)
 
     def engine(
-        self, limits: dict[str, Any], speculation: Speculation | None = None, cache: str = ""
+        self, limits: dict[str, Any], speculation: Speculation | None = None, cache: str = "f16"
     ) -> Engine:
-        native = self.model.native_precision
         return Engine(
             self.model,
             self.target,
             Limits(page_tokens=PAGE, **limits),
             options=self.options,
             speculation=speculation,
-            precision=replace(native, cache=cache) if cache else native,
+            precision=self.precision(cache),
         )
+
+    def precision(self, cache: str) -> Precision:
+        return replace(self.model.native_precision, cache=cache)
 
     def requests(self, count: int) -> dict[str, Any]:
         dice = random.Random(0)
@@ -186,7 +202,7 @@ class Bench:
         dice, behind, steps = random.Random(0), 4096, 48
         prompt = [dice.randrange(self.model.facts.vocabulary) for _ in range(behind)]
         limits = {"pages": 4288 // PAGE, "step_tokens": 256, "sequences": 1, "context": 4288}
-        engines = {cache: self.engine(limits, cache=cache) for cache in ("f16", "q8_0")}
+        engines = {cache: self.engine(limits, cache=cache) for cache in CACHES}
         seconds: dict[str, list[float]] = {cache: [] for cache in engines}
         for number in range(rounds + 1):
             for cache, one in engines.items():
@@ -194,19 +210,43 @@ class Bench:
                 if number:  # the first compiles, and reads the prompt
                     took = (pieces[-1].seconds - pieces[0].seconds) / (steps - 1)
                     seconds[cache].append(took)
-        pairs = zip(seconds["f16"], seconds["q8_0"], strict=True)
+        chosen = {cache: self._greedy(cache) for cache in CACHES}
         return {
             "behind": behind,
+            "text_tokens": len(prompt_ids(self.model, shipped_text())),
+            "greedy_tokens": sum(map(len, chosen[CACHES[0]])),
             "caches": {
                 cache: {
                     "kv_mb": one.kv_bytes / 1e6,
                     "tok_s": 1 / statistics.median(seconds[cache]),
                     "seconds": seconds[cache],
+                    "perplexity": self._perplexity(self.target, cache),
+                    "perplexity_exact": self._perplexity(discover().target("cpu:xla"), cache),
+                    "greedy_as_f32": sum(map(_agreed, chosen[CACHES[0]], chosen[cache])),
                 }
                 for cache, one in engines.items()
             },
-            "rounds": [a / b for a, b in pairs],
         }
+
+    def _perplexity(self, target: Target, cache: str) -> float:
+        text = prompt_ids(self.model, shipped_text())
+        return perplexity(self.model, target, self.precision(cache), text, options=self.options)
+
+    def _greedy(self, cache: str) -> list[list[int]]:
+        """200 tokens behind each text."""
+        limits = {"pages": 320 // PAGE, "step_tokens": 64, "sequences": 1, "context": 320}
+        one = self.engine(limits, cache=cache)
+        prompts = [prompt_ids(self.model, text) for text in TEXTS]
+        return [
+            [piece.token for piece in one.generate([prompt], max_new=200, stop=NO_STOP)]
+            for prompt in prompts
+        ]
+
+
+def _agreed(one: list[int], other: list[int]) -> int:
+    """Tokens before the first that differs."""
+    pairs = zip(one, other, strict=True)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), len(one))
 
 
 def chart(curve: list[dict[str, Any]]) -> str:

@@ -113,14 +113,31 @@ def requests(report: dict[str, Any]) -> str:
 
 def kv(report: dict[str, Any]) -> str:
     one = report["kv"]
+    wide = one["caches"]["f32"]
     rows = [
-        (cache, f"{held['kv_mb']:.1f}", _rate(held["tok_s"]))
+        (
+            cache,
+            f"{held['kv_mb']:.1f}",
+            _rate(held["tok_s"]),
+            _quartiles([a / b for a, b in zip(wide["seconds"], held["seconds"], strict=True)]),
+            *(
+                f"{held[name]:.3f} ({held[name] / wide[name] - 1:+.2%})"
+                for name in ("perplexity", "perplexity_exact")
+            ),
+            str(held["greedy_as_f32"]),
+        )
         for cache, held in one["caches"].items()
     ]
-    low, middle, high = statistics.quantiles(one["rounds"], n=4, method="inclusive")
-    told = f"Behind {one['behind']:,} tokens, threads: {report['threads']}; q8_0 is "
-    told += f"{middle:.2f} ({low:.2f}–{high:.2f}) times as fast as f16."
-    return f"{told}\n\n{_table('cache|MB|tok/s', rows)}"
+    told = f"Behind {one['behind']:,} tokens, threads: {report['threads']}; perplexity of "
+    told += f"{one['text_tokens']:,} tokens; {one['greedy_tokens']:,} greedy tokens, "
+    told += "of which those before the first that f32 would not have chosen."
+    head = "cache|MB|tok/s|× f32|perplexity|with exact activations|tokens before another"
+    return f"{told}\n\n{_table(head, rows)}"
+
+
+def _quartiles(ratios: list[float]) -> str:
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
 
 
 def validated(report: dict[str, Any]) -> str:

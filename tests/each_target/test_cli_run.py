@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import anychip
-from anychip.cli.answer import Ask, answer_prompts
+from anychip.cli.answer import Ask, answer_prompts, precision_for
 from anychip.core import SetupError, room
 from anychip.llm import paged
 
@@ -52,18 +52,30 @@ def test_prompts_of_a_file_run_side_by_side_and_answer_as_alone(cli, tiny_gguf, 
     assert f"KV cache {alone['kv_bytes'] / 1e6:.1f} MB" in err
 
 
+def test_caches_of_the_native_target_are_of_f16_unless_something_else_was_asked_for(tiny_gguf):
+    model = anychip.load(tiny_gguf(format="q8_0"))
+    held = [
+        precision_for(model, target, Ask(**asked)).cache
+        for target, asked in (
+            *(("cpu:native", {}), ("cpu:native", {"quantize": "q4_0"}), ("cpu:xla", {})),
+            *(("cpu:native", {"precision": "f32"}), ("cpu:native", {"kv": "f32"})),
+        )
+    ]
+    assert held == ["f16", "f16", "f32", "f32", "f32"]
+
+
 def test_weights_are_quantised_on_load_and_the_cache_is_bounded(cli, tiny_gguf):
     model = tiny_gguf(format="q8_0")
     words = ("run", model, "-p", "abc", "--max-new", 3)
     code, out, err = cli(*words, "--quantize", "q4_0", "-f", "json", "--target", "cpu:xla")
     assert code == 0, err
     answer = json.loads(out)
-    assert answer["precision"] == "q4_0"
+    assert (answer["precision"], answer["kv"]) == ("q4_0", "f32")
     cost = answer["perplexity"]
     assert cost["tokens"] == 128  # as many as the model's context holds
     assert cost["own"]["value"] > 1
     assert cost["change"] == cost["quantised"]["value"] / cost["own"]["value"] - 1 != 0
-    code, out, err = cli(*words, "--kv", "f16", "-f", "json")
+    code, out, err = cli(*words, "-f", "json")
     assert (code, json.loads(out)["kv"]) == (0, "f16"), err
     assert " MB of f16" in err
     code, _, err = cli(*words, "--kv-mb", 0.001)

@@ -30,8 +30,8 @@ KV = ("f32", "f16", "bf16", "q8_0")
 class Ask:
     """What to generate and how. `precision` "" leaves it to the target, `quantize` is a block
     format for the weights; `speculate` is "", "lookup", "mtp" or a draft model's name; `kv_mb`
-    bounds the KV cache (0: as much as the prompts need at once), `kv` is what it holds ("": what
-    the precision says)."""
+    bounds the KV cache (0: as much as the prompts need at once), `kv` is what it holds ("": f16 on
+    cpu:native, else what the precision says)."""
 
     max_new: int = 128
     chat: bool = False
@@ -62,7 +62,8 @@ def why_not_native() -> str:
 
 
 def precision_for(model: LanguageModel, target: str, ask: Ask) -> Precision:
-    """The precision asked for; else the model's own where kernels take it, and f32 elsewhere."""
+    """The precision asked for; else the model's own where kernels take it, and f32 elsewhere.
+    Caches of cpu:native are of f16 unless the precision or the cache was asked for."""
     from anychip.cli.model import precision_of
 
     if ask.quantize:
@@ -73,7 +74,8 @@ def precision_for(model: LanguageModel, target: str, ask: Ask) -> Precision:
     if ask.kv and ask.kv not in KV:
         raise unknown("KV cache type", ask.kv, KV)
     if not ask.kv:
-        return held
+        is_ours = target == "cpu:native" and not ask.precision and held.cache == "f32"
+        return replace(held, cache="f16") if is_ours else held
     return replace(held, name=f"{held.name}, KV {ask.kv}", cache=ask.kv)
 
 

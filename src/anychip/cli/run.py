@@ -75,7 +75,8 @@ def run(
     ] = "",
     kv_mb: Annotated[float, typer.Option("--kv-mb", help="Bound of the KV cache in MB.")] = 0.0,
     kv: Annotated[
-        str, typer.Option("--kv", help="What the KV cache holds: f32, f16, bf16 or q8_0.")
+        str,
+        typer.Option("--kv", help="What the KV cache holds: f32, f16 (cpu:native's), bf16, q8_0."),
     ] = "",
     precision: PrecisionOption = "",
     quantize: Annotated[
