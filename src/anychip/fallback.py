@@ -76,7 +76,8 @@ def compile_with_fallback(
     def unable(op: OpView) -> str:
         return lacks.get(_title(op), "") or ("" if is_same_chip else declared_limit(chip, op))
 
-    if not any(unable(step.op) for step in walk(module)):
+    has_limits = not is_same_chip and bool(chip.spec.limits)
+    if not (has_limits and any(unable(step.op) for step in walk(module))):
         try:
             return target.compile(module, options)
         except UnsupportedError as error:

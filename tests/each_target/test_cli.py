@@ -162,6 +162,18 @@ def test_compile_runs_checks_and_leaves_its_artifacts(cli, mlp, tmp_path):
     assert all((tmp_path / path).stat().st_size for path in verdict["artifacts"])
 
 
+def test_an_answer_cut_short_is_one_whole_document(cli, mlp, tmp_path):
+    words = ("compile", mlp, "-t", "all", "--dim", "x_0=3", "--time-limit", "0.001", "-f", "json")
+    code, out, err = cli(*words, ANYCHIP_HOME=str(tmp_path))
+    assert code == 2, err
+    answer = json.loads(out)
+    assert answer["cut_short"] == "time limit of 0.001 s"
+    states = {one["state"] for one in answer["verdicts"]}
+    assert "unasked" in states
+    assert states <= {"unasked", "absent", "missing"}
+    assert not any(one["compiled"] for one in answer["verdicts"])
+
+
 def test_a_symbolic_dimension_left_open_says_its_name(cli, mlp):
     code, _, err = cli("compile", mlp, "-t", "cpu:xla")
     assert code == 2

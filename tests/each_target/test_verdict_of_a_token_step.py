@@ -4,6 +4,7 @@ from datetime import datetime
 
 import numpy as np
 
+from anychip.cli.asking import ask
 from anychip.cli.model import Step, language_step
 from anychip.cli.verdicts import Inquiry
 from anychip.compilers.native import NativeTarget
@@ -41,7 +42,7 @@ def test_the_cache_is_of_a_prompt_and_the_roundings_of_8_bits_are_allowed_for(ti
         options=CompileOptions(threads=1),
         compile=lambda target, module, options: target.compile(module, options),
     )
-    (verdict,) = inquiry.ask(["c:native"], lambda name, is_done: None)
+    (verdict,) = ask(inquiry, ["c:native"], lambda name, verdict: None).verdicts
     assert verdict.matched is True
     assert verdict.tolerance == 16 / 254
     assert verdict.rel_err is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import threading
 import time
 from datetime import datetime
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from anychip.cli import app
+from anychip.cli.asking import Limit, ask, interruptible
 from anychip.cli.model import Loaded
 from anychip.cli.verdicts import Inquiry
 from anychip.core import (
@@ -27,11 +29,15 @@ from anychip.core import (
     UnsupportedError,
     UsageError,
 )
+from anychip.core.child import run_module
 
 TEXT = """
 module @one { func.func public @main(%x: tensor<4xf32>) -> tensor<4xf32> {
   %0 = stablehlo.tanh %x : tensor<4xf32> return %0 : tensor<4xf32> } }
 """
+
+
+FOREVER = {"timeout_s": 50.0, "what": "a compile without end"}
 
 
 class Made:
@@ -63,6 +69,8 @@ class Fake:
             "bug": KeyError("nothing"),
             "full": OSError(errno.ENOSPC, "No space left on device"),
         }
+        if how == "child":
+            run_module("timeit", ["-n1", "-r1", "import time; time.sleep(50)"], **FOREVER)
         if how in errors:
             raise errors[how]
         return Made(module)
@@ -88,18 +96,22 @@ def _inquiry(tmp_path: Path, registry: Registry, *, asks_all: bool = True) -> In
     )
 
 
+def _asked(inquiry: Inquiry, *names: str):
+    return ask(inquiry, names, lambda name, verdict: None).verdicts
+
+
 def test_every_target_gets_one_verdict_in_order_and_failures_stay_apart(tmp_path):
     hows = ("a", "missing", "no", "usage", "z")
     registry = _registry(*hows, absent={"sdk": "behind a login; the twin stands in"})
     names = [*(f"c:{how}" for how in hows), "c:sdk"]
     told: list[tuple[str, bool]] = []
-    lock = threading.Lock()
-
-    def tell(name: str, is_done: bool) -> None:
-        with lock:
-            told.append((name, is_done))
-
-    verdicts = _inquiry(tmp_path, registry).ask(names, tell)
+    asked = ask(
+        _inquiry(tmp_path, registry),
+        names,
+        lambda n, verdict: told.append((n, verdict is not None)),
+    )
+    assert not asked.cut_short
+    verdicts = asked.verdicts
     assert [v.target for v in verdicts] == names
     assert [v.state for v in verdicts] == ["ok", "missing", "refused", "refused", "ok", "absent"]
     assert [v.is_no for v in verdicts] == [False, False, True, True, False, False]
@@ -108,9 +120,7 @@ def test_every_target_gets_one_verdict_in_order_and_failures_stay_apart(tmp_path
 
 
 def test_a_refusal_keeps_its_log_and_equal_stages_are_written_once(tmp_path):
-    verdicts = _inquiry(tmp_path, _registry("a", "no", "z")).ask(
-        ["c:a", "c:no", "c:z"], lambda name, is_done: None
-    )
+    verdicts = _asked(_inquiry(tmp_path, _registry("a", "no", "z")), "c:a", "c:no", "c:z")
     (log,) = verdicts[1].artifacts
     assert Path(log).read_text() == "line 1\nline 2"
     assert verdicts[0].artifacts == verdicts[2].artifacts
@@ -126,35 +136,34 @@ def test_two_compilers_at_once_leave_an_equal_stage_once(tmp_path, monkeypatch):
         return write(self, name, content)
 
     monkeypatch.setattr(RunFolder, "write", slow)
-    one, other = _inquiry(tmp_path, _registry("a", "z")).ask(["c:a", "c:z"], lambda n, d: None)
+    one, other = _asked(_inquiry(tmp_path, _registry("a", "z")), "c:a", "c:z")
     assert one.artifacts == other.artifacts
 
 
 def test_asked_by_name_a_wrong_use_is_an_error(tmp_path):
     inquiry = _inquiry(tmp_path, _registry("usage"), asks_all=False)
     with pytest.raises(UsageError, match="fixed shapes"):
-        inquiry.ask(["c:usage"], lambda name, is_done: None)
+        _asked(inquiry, "c:usage")
 
 
 def test_a_bug_in_one_target_is_its_verdict_and_not_the_end_of_the_others(tmp_path):
     registry = _registry("a", "bug", "z")
-    names = ["c:a", "c:bug", "c:z"]
-    found = _inquiry(tmp_path, registry).ask(names, lambda name, done: None)
+    found = _asked(_inquiry(tmp_path, registry), "c:a", "c:bug", "c:z")
     assert [one.state for one in found] == ["ok", "refused", "ok"]
     assert "a bug in anychip: KeyError" in found[1].error
     assert "Traceback" in Path(found[1].artifacts[0]).read_text()
     with pytest.raises(KeyError):  # asked by name it is raised, with its traceback
-        _inquiry(tmp_path, registry, asks_all=False).ask(["c:bug"], lambda name, done: None)
+        _asked(_inquiry(tmp_path, registry, asks_all=False), "c:bug")
 
 
 def test_a_full_disk_is_no_bug_and_says_what_to_do(tmp_path, monkeypatch, capsys):
-    verdicts = _inquiry(tmp_path, _registry("a", "full")).ask(["c:a", "c:full"], lambda n, d: None)
+    verdicts = _asked(_inquiry(tmp_path, _registry("a", "full")), "c:a", "c:full")
     assert [one.state for one in verdicts] == ["ok", "refused"]
     assert "No space left on device. Free some space" in (verdicts[1].error or "")
 
     def application(words):
         def verb():
-            _inquiry(tmp_path, _registry("full"), asks_all=False).ask(["c:full"], lambda n, d: None)
+            _asked(_inquiry(tmp_path, _registry("full"), asks_all=False), "c:full")
 
         return verb
 
@@ -186,9 +195,51 @@ def test_what_a_run_changes_of_the_artifacts_is_kept_too(tmp_path):
 
     chip = Chip(lambda: None, {"a": lambda chip: Target("c:a")}, {}, name="c")  # type: ignore
     registry = Registry({"c": lambda: chip}, {"c": "test 1"})
-    (verdict,) = _inquiry(tmp_path, registry).ask(["c:a"], lambda n, d: None)
+    (verdict,) = _asked(_inquiry(tmp_path, registry), "c:a")
     assert verdict.matched
     kept = {Path(path).name: Path(path) for path in verdict.artifacts}
     assert kept["evidence"].read_text() == "undecided"
     assert kept["evidence-after-run"].read_text() == "chosen"
     assert sorted(kept) == ["code", "evidence", "evidence-after-run", "stablehlo"]
+
+
+def test_after_a_time_limit_what_was_reached_counts_and_children_end(tmp_path):
+    inquiry = _inquiry(tmp_path, _registry("a", "child", "z"))
+    limit = Limit(seconds=1.0, start_s=time.perf_counter())
+    asked = ask(inquiry, ["c:a", "c:child", "c:z"], lambda name, verdict: None, limit=limit)
+    assert [v.state for v in asked.verdicts] == ["ok", "unasked", "ok"]
+    assert "not finished: time limit of 1 s" in (asked.verdicts[1].error or "")
+    assert asked.cut_short == "time limit of 1 s"
+    assert not asked.is_working  # the thread has seen its child's end
+
+
+def test_interrupted_the_rest_is_marked_as_not_asked(tmp_path):
+    def tell(name, verdict):
+        if name == "c:child":  # its work begins
+            signal.raise_signal(signal.SIGTERM)
+
+    inquiry = _inquiry(tmp_path, _registry("a", "child", "z"))
+    with interruptible():
+        asked = ask(inquiry, ["c:a", "c:child", "c:z"], tell, workers=1)
+    assert [v.state for v in asked.verdicts] == ["ok", "unasked", "unasked"]
+    assert asked.verdicts[2].error == "not asked: interrupted by SIGTERM"
+    assert not any(v.is_no for v in asked.verdicts)
+
+
+def test_work_in_this_process_does_not_hold_up_the_answer(tmp_path):
+    held = threading.Event()
+
+    class Endless(Fake):
+        runs = True
+
+        def compile(self, module: Module, options: CompileOptions) -> Made:
+            held.wait(30)
+            return Made(module)
+
+    chip = Chip(lambda: None, {"a": lambda chip: Endless("c:a")}, {}, name="c")  # type: ignore
+    registry = Registry({"c": lambda: chip}, {"c": "test 1"})
+    limit = Limit(seconds=0.2, start_s=time.perf_counter())
+    asked = ask(_inquiry(tmp_path, registry), ["c:a"], lambda name, verdict: None, limit=limit)
+    held.set()
+    assert asked.is_working
+    assert asked.verdicts[0].state == "unasked"

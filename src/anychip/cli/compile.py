@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from textwrap import fill
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.live import Live
 
 from anychip.cli import unsupported
+from anychip.cli.asking import Asked, Limit, ask, interruptible, said, unasked
 from anychip.cli.model import (
     BatchOption,
     ContextOption,
@@ -31,14 +34,13 @@ from anychip.cli.output import (
     print_json,
     progress_console,
     said_by_the_system,
-    scaled,
-    table,
 )
 from anychip.cli.record import remember
-from anychip.cli.verdicts import Inquiry, State, Verdict
+from anychip.cli.verdict_table import Growing, show
+from anychip.cli.verdicts import Inquiry, Verdict
 from anychip.core import (
     CompileOptions,
-    Module,
+    PluginError,
     RunFolder,
     UnsupportedError,
     UsageError,
@@ -75,49 +77,113 @@ def compile(
     fallback: Annotated[
         str, typer.Option(help="Where ops run that the target lacks; none to refuse instead.")
     ] = "cpu:xla",
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Seconds, loading included, after which no more is asked.", min=0),
+    ] = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Compile for one or more targets; run and check the numbers where the target can run."""
+    limit = Limit(
+        seconds=math.inf if time_limit is None else time_limit, start_s=time.perf_counter()
+    )
     choice = Step(
         step=step, batch=batch, length=length, context=context, precision=precision, dims=dim or ()
     )
     asks_all = target == ["all"]
     names = _targets(target)
     options = CompileOptions(timeout_s=read("child_timeout"), extra=_extra(option, shards))
-    try:
-        loaded = load_module(model, choice)
-    except UnsupportedError as error:
-        unsupported.refuse(error, model, names, format)
-        raise typer.Exit(1) from None
-    module = loaded.module
     registry = discover()
-    inquiry = Inquiry(
-        loaded=loaded,
-        registry=registry,
-        folder=RunFolder.new(read("runs"), "compile", model, datetime.now()),
-        options=options,
-        seed=seed,
-        asks_all=asks_all,
-        compile=compiler(registry, fallback),
-    )
-    verdicts = _asked(inquiry, names)
-    _unless_full(
-        "what anychip compare shows", lambda: remember(read("home"), model, module.name, verdicts)
-    )
-    document = {
-        "model": model,
-        "module": module.name,
-        "verdicts": [vars(v) for v in verdicts],
-        "run": str(inquiry.folder.path),
-    }
-    _unless_full("compile.json", lambda: inquiry.folder.write("compile.json", document))
+    answer = _Answer(model, RunFolder.new(read("runs"), "compile", model, datetime.now()))
+    with interruptible():
+        try:
+            loaded = load_module(model, choice)
+        except UnsupportedError as error:
+            unsupported.refuse(error, model, names, format)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as interruption:
+            why = said(interruption)
+            asked = Asked(verdicts=[unasked(n, why) for n in names], cut_short=why)
+        else:
+            answer.module = loaded.module.name
+            inquiry = Inquiry(
+                loaded=loaded,
+                registry=registry,
+                folder=answer.folder,
+                options=options,
+                seed=seed,
+                asks_all=asks_all,
+                compile=compiler(registry, fallback),
+            )
+            asked = _asked(inquiry, names, limit, answer)
+    answer.keep(asked.verdicts, asked.cut_short)
     if format is Format.json:
-        print_json(document)
+        print_json(answer.document(asked.verdicts, asked.cut_short))
     else:
-        _show(module, verdicts, asks_all)
-        console.print(f"artifacts: {inquiry.folder.path}", style="dim", soft_wrap=True)
-    if any(v.is_no or (v.state != "ok" and not asks_all) for v in verdicts):
-        raise typer.Exit(1)
+        show(answer.module or model, asked.verdicts, is_all=asks_all)
+        if asked.cut_short:
+            missing = sum(v.state == "unasked" for v in asked.verdicts)
+            console.print(f"{asked.cut_short}: {missing} of {len(names)} not asked", style="yellow")
+        console.print(f"artifacts: {answer.folder.path}", style="dim", soft_wrap=True)
+    code = _exit_code(asked, asks_all)
+    if asked.is_working:  # in a thread of ours, which the interpreter cannot end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
+
+
+def _exit_code(asked: Asked, asks_all: bool) -> int:
+    """A compiler's no, or numbers that differ, are a no; an answer cut short is none."""
+    if any(v.is_no for v in asked.verdicts):
+        return 1
+    if asked.cut_short:
+        return 2
+    return int(not asks_all and any(v.state != "ok" for v in asked.verdicts))
+
+
+@dataclass
+class _Answer:
+    """What was said so far, on disk each time a target has answered."""
+
+    model: str
+    folder: RunFolder
+    module: str | None = None
+    verdicts: list[Verdict] = field(default_factory=list[Verdict])
+
+    def hear(self, verdict: Verdict) -> None:
+        """Keep a verdict among the others; nothing is said where there is no room."""
+        self.verdicts.append(verdict)
+        if verdict.state not in ("ok", "refused"):
+            return
+        try:
+            remember(read("home"), self.model, self.module or "", [verdict])
+            self._write(self.verdicts, "not ended")
+        except OSError as error:
+            if not is_full(error):
+                raise
+
+    def keep(self, verdicts: Sequence[Verdict], cut_short: str) -> None:
+        """Keep the whole answer, and what `anychip compare` shows; a full disk is said."""
+        module = self.module
+        if module is not None:
+            _unless_full(
+                "what anychip compare shows",
+                lambda: remember(read("home"), self.model, module, verdicts),
+            )
+        _unless_full("compile.json", lambda: self._write(verdicts, cut_short))
+
+    def _write(self, verdicts: Sequence[Verdict], cut_short: str) -> None:
+        self.folder.write("compile.json", self.document(verdicts, cut_short))
+
+    def document(self, verdicts: Sequence[Verdict], cut_short: str) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "module": self.module,
+            "verdicts": [vars(v) for v in verdicts],
+            "cut_short": cut_short or None,
+            "run": str(self.folder.path),
+        }
 
 
 def _unless_full(what: str, write: Callable[[], object]) -> None:
@@ -148,88 +214,24 @@ def _targets(names: list[str]) -> list[str]:
         return names
     if names != ["all"]:
         raise UsageError("--target all stands alone")
-    broken = registry.broken()
-    return [
-        f"{name}:{how}"
-        for name in registry.chips
-        if name not in broken
-        for chip in (registry.chip(name),)
-        for how in sorted({*chip.targets, *chip.absent})
-    ]
+    found: list[str] = []
+    for name in registry.chips:
+        try:
+            chip = registry.chip(name)
+        except PluginError as error:  # `anychip doctor` has it too
+            progress_console.print(f"{name}: left out: {error}", style="yellow", soft_wrap=True)
+            continue
+        found += [f"{name}:{how}" for how in sorted({*chip.targets, *chip.absent})]
+    return found
 
 
-def _asked(inquiry: Inquiry, names: list[str]) -> list[Verdict]:
-    columns = (
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=progress_console, transient=True) as progress:
-        bar = progress.add_task("", total=len(names))
-        busy: dict[str, None] = {}
+def _asked(inquiry: Inquiry, names: list[str], limit: Limit, answer: _Answer) -> Asked:
+    growing = Growing(inquiry.loaded.module.name, len(names))
 
-        def tell(name: str, is_done: bool) -> None:
-            if is_done:
-                busy.pop(name, None)
-            else:
-                busy[name] = None
-            said = ", ".join(list(busy))
-            progress.update(bar, advance=1 if is_done else 0, description=said)
+    def tell(name: str, verdict: Verdict | None) -> None:
+        growing.hear(name, verdict)
+        if verdict is not None:
+            answer.hear(verdict)
 
-        return inquiry.ask(names, tell)
-
-
-def _show(module: Module, verdicts: list[Verdict], is_all: bool) -> None:
-    """Compilers first; when all were asked, twins that say the same and what is absent in short."""
-    twins = [v for v in verdicts if is_all and v.target.endswith(":twin")]
-    absent = [v for v in verdicts if v.state in ("absent", "missing") and is_all]
-    asked = [v for v in verdicts if v not in twins and v not in absent]
-    asked.sort(key=lambda v: (not v.ran, not v.compiled))
-    rows = [
-        (v.target, _yes(v), _outcome(v), scaled(v.seconds, "s"), _short(v.error) or v.summary)
-        for v in asked
-    ]
-    columns = ("target", "compiled", "numbers", "time", "ops, or why not")
-    if rows:
-        console.print(table(module.name, columns, rows, right=(3,)))
-    if twins:
-        console.print(table("Twins", ("chips", "ops, or why not"), _grouped(twins)))
-    for one in (v for v in verdicts if v.not_kept):
-        console.print(f"{one.target}: not kept: {one.not_kept}", style="yellow", soft_wrap=True)
-    if absent:
-        console.print(table("Not asked", ("targets", "why"), _grouped(absent)))
-
-
-def _grouped(verdicts: list[Verdict]) -> list[tuple[str, Text]]:
-    """(names, what all of them said), the largest group first."""
-    groups: dict[tuple[State, str], list[str]] = defaultdict(list)
-    for one in verdicts:
-        said = one.error or one.summary
-        groups[one.state, said].append(one.target.removesuffix(":twin"))
-    return [
-        (fill(", ".join(names), 48), Text(said, style="red" if state == "refused" else ""))
-        for (state, said), names in sorted(groups.items(), key=lambda item: -len(item[1]))
-    ]
-
-
-def _short(error: str | None, limit: int = 240) -> str:
-    text = " ".join((error or "").split())
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _yes(verdict: Verdict) -> Text:
-    if verdict.state in ("missing", "absent"):
-        return Text("–", style="dim")
-    return Text("yes", style="green") if verdict.compiled else Text("no", style="red")
-
-
-def _outcome(verdict: Verdict) -> Text:
-    if verdict.matched is None:
-        return Text("compiled, not run" if verdict.compiled else "–", style="dim")
-    style = "green" if verdict.matched else "red"
-    word = "match" if verdict.matched else "differ"
-    if verdict.tolerance is None:
-        return Text(f"{word} (max rel {verdict.max_rel_err:.1e})", style=style)
-    cell = Text(f"{word} (rel {verdict.rel_err:.1e} of {verdict.tolerance:.1e})", style=style)
-    return cell.append(f"\n{verdict.simulated}", style="dim") if verdict.simulated else cell
+    with Live(growing, console=progress_console, transient=True):
+        return ask(inquiry, names, tell, limit=limit)

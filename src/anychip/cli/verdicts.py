@@ -1,8 +1,4 @@
-"""Ask targets for their verdict on one module: several compilers at a time, numbers checked.
-
-Compilers for absent chips work in child processes, so threads drive them side by side; what runs
-here, and the twins, take turns on the calling thread.
-"""
+"""One target's verdict on one module, its numbers checked. `asking` puts the question to many."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ import hashlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +20,7 @@ from anychip.core import (
     Coverage,
     Executable,
     Module,
+    PluginError,
     Registry,
     RunFolder,
     SetupError,
@@ -37,7 +33,7 @@ from anychip.core import (
 from anychip.debug import made_up
 from anychip.fallback import Compile
 
-State = Literal["ok", "refused", "missing", "absent"]
+State = Literal["ok", "refused", "missing", "absent", "unasked"]
 SLOW_STAGES = ("llo_profile",)
 """Endings of stages that take another compile to make; left out when all targets are asked."""
 PROMPT = 32
@@ -49,11 +45,12 @@ class Verdict:
     """What one target said of one module. `matched` is None when numbers could not be compared.
 
     `ledger` has the rows that are not native. `state` tells a compiler's no ("refused") from one
-    that is not installed ("missing") or not to be had ("absent"); only the first is a verdict on
-    the model. `max_rel_err` is max|Δ| / max|reference| of the worst result. Where a target's
-    arithmetic is narrower than the program's types, `rel_err`, ‖Δ‖ / ‖reference‖, is held against
-    its `tolerance` instead. `simulated` says what computed the numbers where that was not the chip.
-    `not_kept` says why the program or what it left is not on disk, where that is full.
+    that is not installed ("missing"), not to be had ("absent") or had no time to answer
+    ("unasked"); only the first is a verdict on the model. `max_rel_err` is max|Δ| / max|reference|
+    of the worst result. Where a target's arithmetic is narrower than the program's types,
+    `rel_err`, ‖Δ‖ / ‖reference‖, is held against its `tolerance` instead. `simulated` says what
+    computed the numbers where that was not the chip. `not_kept` says why the program or what it
+    left is not on disk, where that is full.
     """
 
     target: str
@@ -97,40 +94,7 @@ class Inquiry:
     _reference: list[Any] = field(default_factory=list[Any])
     _state: dict[str, Any] = field(default_factory=dict[str, Any])
 
-    def ask(
-        self, names: Sequence[str], tell: Callable[[str, bool], None], workers: int = 2
-    ) -> list[Verdict]:
-        """A verdict for each name, in order. `tell(name, done)` hears when each starts and ends."""
-        verdicts: dict[str, Verdict] = {}
-        targets: dict[str, Target] = {}
-        for name in names:
-            made = self._target(name)
-            if isinstance(made, Verdict):
-                verdicts[name] = made
-                tell(name, True)
-            else:
-                targets[name] = made
-        here = [n for n, t in targets.items() if t.runs or n.endswith(":twin")]
-
-        def judge(name: str) -> Verdict:
-            tell(name, False)
-            found = self._guarded(name, targets[name])
-            tell(name, True)
-            return found
-
-        with ThreadPoolExecutor(workers, thread_name_prefix="anychip-compile") as pool:
-            elsewhere = {pool.submit(judge, n): n for n in targets if n not in here}
-            try:
-                for name in here:
-                    verdicts[name] = judge(name)
-                for done in as_completed(elsewhere):
-                    verdicts[elsewhere[done]] = done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return [verdicts[name] for name in names]
-
-    def _target(self, name: str) -> Target | Verdict:
+    def target(self, name: str) -> Target | Verdict:
         chip, _, how = name.partition(":")
         absent = self.registry.chip(chip).absent
         if self.asks_all and how in absent:
@@ -140,7 +104,7 @@ class Inquiry:
         except SetupError as error:
             return Verdict(target=name, state="missing", error=str(error))
 
-    def _guarded(self, name: str, target: Target) -> Verdict:
+    def judge(self, name: str, target: Target) -> Verdict:
         """The verdict; where all are asked a bug of ours in one does not lose the others'."""
         start = time.perf_counter()
         try:
@@ -166,7 +130,7 @@ class Inquiry:
         known: dict[str, Any] = {"target": name, "toolchain": target.toolchain}
         try:
             executable = self.compile(target, module, self.options)
-        except SetupError as error:
+        except (SetupError, PluginError) as error:
             return Verdict(**known, state="missing", error=str(error))
         except AnychipError as error:
             if isinstance(error, UsageError) and not self.asks_all:

@@ -7,7 +7,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from anychip.core.errors import CompileError
 
@@ -23,6 +27,18 @@ sys.argv[:] = sys.argv[3:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
+_STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+
+
+@contextmanager
+def stoppable(stop: threading.Event) -> Generator[None]:
+    """Children of this thread end when `stop` is set, as if their time had run out."""
+    token = _STOP.set(stop)
+    try:
+        yield
+    finally:
+        _STOP.reset(token)
+
 
 def run_module(
     module: str,
@@ -37,7 +53,7 @@ def run_module(
 
     `what` names the work in errors ("libtpu compile of decode"). `memory_bytes` limits the child's
     address space. Raises CompileError, with the child's standard error as its log, when it runs
-    out of time, dies by a signal or exits non-zero.
+    out of time, is stopped (`stoppable`), dies by a signal or exits non-zero.
     """
 
     limit = -1 if memory_bytes is None else memory_bytes
@@ -50,18 +66,17 @@ def run_module(
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # so that a timeout kills the toolchain's own children too
         )
-        timed_out = False
         try:
-            code = child.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            timed_out, code = True, 0
+            code = _awaited(child, timeout_s)
         finally:
             _kill_group(child)
         out.seek(0)
         err.seek(0)
         log = err.read().decode(errors="replace")
-        if timed_out:
-            raise CompileError(f"{what} took more than {timeout_s:g} s and was stopped", log=log)
+        if code is None:
+            stop = _STOP.get()
+            why = "" if stop and stop.is_set() else f"took more than {timeout_s:g} s and "
+            raise CompileError(f"{what} {why}was stopped", log=log)
         if code < 0:
             name = signal.Signals(-code).name
             raise CompileError(f"{what} died by {name}", log=log)
@@ -69,6 +84,19 @@ def run_module(
             last = log.strip().splitlines()[-1:] or ["no message"]
             raise CompileError(f"{what} exited with {code}: {last[0]}", log=log)
         return out.read().decode(errors="replace")
+
+
+def _awaited(child: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    """The exit code; None when the time is over or the caller wants an end before that."""
+    stop, deadline = _STOP.get(), time.monotonic() + timeout_s
+    while stop is None or not stop.is_set():
+        left = deadline - time.monotonic()
+        try:
+            return child.wait(max(0.0, left if stop is None else min(left, 0.2)))
+        except subprocess.TimeoutExpired:
+            if left <= 0 or stop is None:
+                return None
+    return None
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
