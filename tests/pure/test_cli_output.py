@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -9,9 +10,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from anychip.cli.charts import interval_chart, scatter_chart
-from anychip.cli.output import quantity, scaled
+from anychip.cli.output import keep, quantity, scaled
 from anychip.cli.report import render_report
-from anychip.core import Estimate, measured
+from anychip.core import Estimate, RunFolder, measured
 
 
 def estimate(value: float) -> dict:
@@ -104,3 +105,23 @@ def test_report_refuses_a_document_that_lacks_a_field():
     del broken["rows"][0]["precision"]
     with pytest.raises(Exception, match="precision"):
         render_report("title", [broken])
+
+
+def test_an_answer_stands_where_its_run_folder_cannot_be_made(tmp_path, monkeypatch, capsys):
+    def no_room(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    run = RunFolder(tmp_path / "runs" / "one")
+    assert keep(run, {"a.json": {"x": 1}, "b.txt": "b"}) == ""
+    assert (run.path / "b.txt").read_text() == "b"
+    monkeypatch.setattr("anychip.core.runs.write_atomically", no_room)
+    why = keep(run, {"a.json": {}, "b.txt": "b"})
+    assert why.startswith("a.json, b.txt not kept: No space left on device")
+    assert "ANYCHIP_RUNS" in capsys.readouterr().err
+
+    def refused(path, content):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("anychip.core.runs.write_atomically", refused)
+    with pytest.raises(PermissionError):
+        keep(run, {"a.json": {}})

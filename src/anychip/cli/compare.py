@@ -14,6 +14,7 @@ from anychip.cli.output import (
     Format,
     FormatOption,
     console,
+    keep,
     print_json,
     progress_console,
     quantity,
@@ -66,7 +67,6 @@ def compare(
         measure=measure,
     )
     run = RunFolder.new(read("runs"), "compare", model, datetime.now())
-    run.write("compare.json", document)
     page = render_report(
         f"{model} on every chip",
         [document],
@@ -74,12 +74,13 @@ def compare(
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         command=f"anychip compare {model} --prompt {prompt} --generate {generate} --batch {batch}",
     )
-    report = run.write("report.html", page)
+    unkept = keep(run, {"compare.json": document, "report.html": page})
     if format is Format.json:
-        print_json({**document, "run": str(run.path)})
+        print_json({**document, "run": str(run.path), "not_kept": unkept})
     else:
         show(document, why=why)
-        console.print(f"report: {report}", soft_wrap=True)
+        if not unkept:
+            console.print(f"report: {run.path}/report.html", soft_wrap=True)
     if not any(row["fits"] for row in document["rows"]):
         raise typer.Exit(1)
 

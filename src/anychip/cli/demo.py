@@ -9,7 +9,7 @@ import typer
 
 from anychip.cli.answer import Ask, answer_prompts, fastest, why_not_native
 from anychip.cli.compare import comparison, show
-from anychip.cli.output import console
+from anychip.cli.output import console, keep
 from anychip.cli.pull import pull_with_progress
 from anychip.cli.report import render_report
 from anychip.core import LanguageModel, RunFolder, machine_name
@@ -46,15 +46,15 @@ def demo(
     assert isinstance(model, LanguageModel)
     ask = Ask(max_new=80, chat=True)
     answer = answer_prompts(model, target, [prompt], ask, stream=True)
-    run.write("answer.json", answer)
+    keep(run, {"answer.json": answer})
     console.print("[dim]" + ", ".join(f"{k} {v}" for k, v in answer["figures"].items()) + "[/dim]")
     console.rule("3. The same model on every chip; this host measured")
     small = comparison(SMALL, prompt=256, generate=64, batch=1, objective="latency")
-    run.write(f"compare-{SMALL}.json", small)
+    keep(run, {f"compare-{SMALL}.json": small})
     show(small)
     console.rule(f"4. A model that does not fit here: {LARGE}, by shape only")
     large = comparison(LARGE, prompt=1024, generate=256, batch=8, objective="cost")
-    run.write(f"compare-{LARGE}.json", large)
+    keep(run, {f"compare-{LARGE}.json": large})
     show(large)
     page = render_report(
         "anychip: one model, every chip",
@@ -64,6 +64,8 @@ def demo(
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         command="make run",
     )
-    report = run.write("report.html", page)
+    unkept = keep(run, {"report.html": page})
     console.rule("Done")
-    console.print(f"Report (open it in a browser): {report.resolve()}", soft_wrap=True)
+    if not unkept:
+        report = (run.path / "report.html").resolve()
+        console.print(f"Report (open it in a browser): {report}", soft_wrap=True)

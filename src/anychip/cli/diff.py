@@ -23,6 +23,7 @@ from anychip.cli.output import (
     Format,
     FormatOption,
     console,
+    keep,
     print_json,
     progress_console,
     table,
@@ -94,15 +95,15 @@ def diff(
         )
     run = RunFolder.new(read("runs"), "diff", model, datetime.now())
     document = {**found.to_json(), "run": str(run.path)}
-    run.write("diff.json", document)
-    if found.layers:
-        run.write("sqnr.svg", sqnr_chart(found))
+    pictures = {"sqnr.svg": sqnr_chart(found)} if found.layers else {}
+    unkept = keep(run, {"diff.json": document, **pictures})
     if format is Format.json:
-        print_json(document)
+        print_json({**document, "not_kept": unkept})
     else:
         _show(found)
-        drawn = ", sqnr.svg" if found.layers else ""
-        console.print(f"{run.path}: diff.json{drawn}", style="dim", soft_wrap=True)
+        if not unkept:
+            listed = ", ".join(["diff.json", *pictures])
+            console.print(f"{run.path}: {listed}", style="dim", soft_wrap=True)
 
 
 def _read(path: Path | None) -> str | None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anychip.core import is_full
+from anychip.core import RunFolder, is_full
 from anychip.core.config import read
 
 
@@ -120,6 +120,21 @@ def table(
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return made
+
+
+def keep(run: RunFolder, files: Mapping[str, str | bytes | object]) -> str:
+    """Write the files of an answer; where the disk is full the answer stands all the same, why it
+    is not kept is said on standard error, and returned."""
+    try:
+        for name, content in files.items():
+            run.write(name, content)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        why = f"{', '.join(files)} not kept: {said_by_the_system(error)}"
+        progress_console.print(why, style="yellow", soft_wrap=True)
+        return why
+    return ""
 
 
 def said_by_the_system(error: OSError) -> str:

@@ -20,6 +20,7 @@ from anychip.cli.output import (
     Format,
     FormatOption,
     console,
+    keep,
     print_json,
     progress_console,
     quantity,
@@ -193,13 +194,14 @@ def simulate(
         },
     }
     folder = RunFolder.new(read("runs"), "simulate", f"{model}-{target}", datetime.now())
-    folder.write("simulate.json", document)
-    page = folder.write("simulate.html", _page(f"{model} on {target}", document, served))
+    page = _page(f"{model} on {target}", document, served)
+    unkept = keep(folder, {"simulate.json": document, "simulate.html": page})
     if format is Format.json:
-        print_json({**document, "run": str(folder.path)})
+        print_json({**document, "run": str(folder.path), "not_kept": unkept})
         return
     show(document)
-    console.print(f"picture: {page}", soft_wrap=True)
+    if not unkept:
+        console.print(f"picture: {folder.path}/simulate.html", soft_wrap=True)
 
 
 def _times(served: Served) -> dict[str, np.ndarray]:

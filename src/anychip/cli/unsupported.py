@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from anychip.cli.output import Format, console, print_json, table
+from anychip.cli.output import Format, console, keep, print_json, table
 from anychip.cli.verdicts import Verdict
 from anychip.core import OpCoverage, RunFolder, UnsupportedError
 from anychip.core.config import read
@@ -37,7 +37,6 @@ def write(error: UnsupportedError, model: str, run: RunFolder | None = None) -> 
     """Write `unsupported.json` and `unsupported.md`, in a folder of its own unless given one."""
     run = run or RunFolder.new(read("runs"), "unsupported", model, datetime.now())
     listed = rows(error.report)
-    run.write("unsupported.json", {"model": model, "error": str(error), "unsupported": listed})
     lines = [
         f"# What {model} asks that cannot be expressed",
         "",
@@ -47,7 +46,8 @@ def write(error: UnsupportedError, model: str, run: RunFolder | None = None) -> 
     lines += [
         "| " + " | ".join(str(row[key]).replace("|", "/") for key in row) + " |" for row in listed
     ]
-    run.write("unsupported.md", "\n".join(lines) + "\n")
+    document = {"model": model, "error": str(error), "unsupported": listed}
+    keep(run, {"unsupported.json": document, "unsupported.md": "\n".join(lines) + "\n"})
     return run.path
 
 

@@ -13,6 +13,7 @@ from anychip.cli.output import (
     Format,
     FormatOption,
     console,
+    keep,
     print_json,
     progress_console,
     table,
@@ -59,15 +60,15 @@ def validate(
         )
     document = {"data": [str(path.name) for path in files], **report.to_json()}
     run = RunFolder.new(setting("runs"), "validate", "published", datetime.now())
-    run.write("validate.json", document)
-    page = run.write("validate.html", scatter_page(document))
+    unkept = keep(run, {"validate.json": document, "validate.html": scatter_page(document)})
     if format is Format.json:
-        print_json({**document, "run": str(run.path)})
+        print_json({**document, "run": str(run.path), "not_kept": unkept})
         return
     if rows:
         _print_rows(document["rows"])
     _print_summary(document)
-    console.print(f"Chart (open it in a browser): {page}", soft_wrap=True)
+    if not unkept:
+        console.print(f"Chart (open it in a browser): {run.path}/validate.html", soft_wrap=True)
 
 
 def _print_summary(document: Mapping[str, Any]) -> None:
