@@ -97,7 +97,7 @@ def ours(row: Row, prepared: Any, *, full: bool) -> tuple[dict[str, Run], dict[s
         }
     # without a folder the choice is made now
     target = AutoTarget(makers, None, target.finest)
-    extra = {"tolerance": str(TOLERANCE[row.precision]), "seconds": "4"}
+    extra = {"tolerance": str(TOLERANCE[row.precision]), "seconds": "6"}
     executable = target.compile(module, CompileOptions(extra=extra))
 
     def choose() -> Any:

@@ -35,8 +35,8 @@ _LEAST = 5
 """Rounds of the final before one may drop out of it."""
 _CHANCE = 0.01
 """How likely a drop-out may be by chance, were it as fast as the leader (sign test on rounds)."""
-_ALIKE = 1.03
-"""Of those not told apart and at most so far behind, the order given decides."""
+_ALIKE = 1.05
+"""Of those not told apart and at most so far behind, round by round, the order given decides."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,10 @@ def contest(
 
     Without a reference (or when it fails) the first that runs takes its place. Three rounds tell
     who is near the best; those are timed anew in a final of longer bursts, of at least 5 rounds, at
-    most `rounds`, and about `seconds`. Each round begins with another entrant. Who is behind the
-    leader in so many rounds that chance does not explain it drops out, which leaves more of the
-    time to the rest. Of those never told apart the first in `entrants` is taken.
+    most `rounds`, and about `seconds`, less where one is soon alone in front. Each round begins
+    with another entrant. Who is behind the leader in so many rounds that chance does not explain it
+    drops out, which leaves more of the time to the rest. Of those never told apart the first in
+    `entrants` is taken.
     Raises CompileError when none gives the reference's numbers.
     """
     held = [np.array(i) for i in inputs]
@@ -149,14 +150,20 @@ def contest(
                 finalists = _not_told_apart(finalists, rows)
                 if len(finalists) == 1 or time.perf_counter() - start > seconds:
                     break
-    best = min(rows[e.name].typical_s for e in finalists)
-    return Outcome(rows, next(e.name for e in finalists if rows[e.name].typical_s < _ALIKE * best))
+    leader = min((rows[e.name] for e in finalists), key=lambda row: row.typical_s)
+    return Outcome(rows, next(e.name for e in finalists if _behind(rows[e.name], leader) < _ALIKE))
 
 
 def _not_told_apart(finalists: Sequence[Entrant], rows: Mapping[str, Row]) -> list[Entrant]:
     """The leader and those that may be as fast: all have been in every round so far."""
     leader = min((rows[e.name] for e in finalists), key=lambda row: row.typical_s)
     return [e for e in finalists if not _is_behind(rows[e.name].each_s, leader.each_s)]
+
+
+def _behind(mine: Row, leader: Row) -> float:
+    """How many times the leader's time mine takes: in the rounds both were in, since what slows
+    the machine for a while slows a round."""
+    return statistics.median(m / k for m, k in zip(mine.each_s, leader.each_s, strict=True))
 
 
 def _is_behind(mine: Sequence[float], leaders: Sequence[float]) -> bool:
