@@ -91,9 +91,9 @@ class Bench:
         dice = random.Random(0)
         asked: list[tuple[list[int], int, Sampling]] = []
         for number in range(count):
-            prompt = prompt_ids(self.model, dice.choice(TEXTS)) * dice.randrange(1, 6)
+            prompt = prompt_ids(self.model, dice.choice(TEXTS)) * dice.randrange(1, 12)
             heat = dice.choice((0.0, 0.8))
-            asked.append((prompt, dice.randrange(4, 40), Sampling(temperature=heat, seed=number)))
+            asked.append((prompt, dice.randrange(4, 150), Sampling(temperature=heat, seed=number)))
         need = sum(-(-(len(p) + n) // PAGE) for p, n, _ in asked)
         limits = {"pages": need // 10, "step_tokens": 128, "sequences": 64, "context": 512}
         one = self.engine(limits)

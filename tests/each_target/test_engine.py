@@ -145,6 +145,23 @@ def test_guessing_changes_no_token(tiny, drafters, looping, how, heat):
         assert one.batches < 24
 
 
+def test_where_no_guess_pays_one_is_compared_with_what_comes(tiny, looping):
+    """Steps of so many seconds as they have tokens: guessing never pays, and no step is longer."""
+    model = tiny()
+    want = answers(engine(model).generate(looping, max_new=24))
+    plain = engine(model)
+    list(plain.generate(looping[:1], max_new=24))
+    one = engine(model, speculation=Speculation(drafter=PromptLookup(), most=4))
+    one.steps.pace = lambda: (0.0, 1.0)
+    assert answers(one.generate(looping[:1], max_new=24)) == {0: want[0]}
+    assert one.acceptance.checks == 0
+    assert one.batches == plain.batches
+    lucky = engine(model, speculation=Speculation(drafter=PromptLookup(), most=4))
+    lucky.steps.pace = lambda: (1.0, 0.0)
+    assert answers(lucky.generate(looping, max_new=24)) == want
+    assert lucky.acceptance.checks > 0
+
+
 def test_sampling_with_guesses_keeps_the_distribution(tiny):
     """Pearson's χ² of the second token over 1000 seeds against its exact distribution."""
     model = tiny()
@@ -312,10 +329,15 @@ def test_models_and_targets_that_cannot_are_refused(tiny):
 
 
 def test_the_best_length_follows_the_rate():
-    assert best_length(0.0, 8, 0.1) == 0
-    assert best_length(1.0, 8, 0.1) == 8
-    lengths = [best_length(rate, 8, 0.1) for rate in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    def cost(count):
+        return 1 + 0.1 * count
+
+    assert best_length(0.0, 8, cost) == 0
+    assert best_length(1.0, 8, cost) == 8
+    lengths = [best_length(rate, 8, cost) for rate in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert lengths == sorted(lengths)
+    # Steps of powers of two: a third guess goes along with the second.
+    assert best_length(0.6, 3, lambda count: (1, 1.2, 1.6, 1.6)[count]) == 3
     stats = Acceptance("x")
     stats.add(4, 2)
     stats.add(3, 0)

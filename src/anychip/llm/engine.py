@@ -9,8 +9,10 @@ alone wherever the target computes each row of a step alike, whatever else is in
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
@@ -61,6 +63,8 @@ class _Answer:
     tokens: list[int] = field(default_factory=list)
     line: int = -1
     without_guess: int = 0
+    expected: int | None = None
+    """A guess that is not checked ahead."""
 
 
 class Engine:
@@ -106,6 +110,8 @@ class Engine:
             progress,
         )
         self.acceptance = Acceptance(speculation.drafter.name) if speculation else None
+        self._making_s: deque[float] = deque(maxlen=8)
+        self._pace: tuple[float, float] | None = None
         self.batches = 0
         self._clock, self._state = clock, scheduler.start(limits)
         self._answers: dict[int, _Answer] = {}
@@ -307,6 +313,9 @@ class Engine:
             )
             if made[-1].finish or i == one.drafts or token != guesses[i]:
                 break
+        if answer.acceptance and answer.expected is not None:
+            answer.acceptance.saw(made[0].token == answer.expected)
+            answer.expected = None
         if answer.acceptance and self.acceptance and one.drafts:
             right = sum(p.token == g for p, g in zip(made, guesses, strict=False))
             answer.acceptance.add(one.drafts, right)
@@ -314,30 +323,50 @@ class Engine:
         return made
 
     def _guess(self, batch: Batch) -> None:
-        """Propose what may follow, as much as has paid of late."""
+        """Propose what may follow, as much as has paid of late. Where nothing pays, a guess is
+        compared with what comes, which costs no step: so the engine knows when it would pay."""
         assert self.speculation is not None
-        cost = self._guess_cost(sum(one.samples for one in batch.slices))
+        if self.batches % 8 == 0 or self._pace is None:
+            self._pace = self.steps.pace()
+        pace, making = self._pace, median(self._making_s) if self._making_s else 0.0
+        seldom = 1 if pace is None or making < 0.01 * sum(pace) else 8
+        cost = self._guess_cost(sum(one.samples for one in batch.slices), pace, making)
         for one in batch.slices:
             answer = self._answers.get(one.id)
             if answer is None or not one.samples or answer.acceptance is None:
                 continue
             count = best_length(answer.acceptance.rate, self.speculation.most, cost)
-            if not count:  # look now and then whether guessing pays again
-                answer.without_guess = (answer.without_guess + 1) % 8
-                count = int(answer.without_guess == 0)
+            answer.expected = None
+            if not count:
+                answer.without_guess += 1
+                if answer.without_guess % seldom:
+                    continue
+            started = time.perf_counter()
+            text = [*answer.prompt, *answer.tokens]
+            guesses = self.speculation.drafter.draft(one.id, text, max(count, 1))
+            self._making_s.append((time.perf_counter() - started) / max(count, 1))
             if count:
-                text = [*answer.prompt, *answer.tokens]
-                guesses = self.speculation.drafter.draft(one.id, text, count)
                 self._state = scheduler.propose(self._state, one.id, guesses)
+            elif guesses:
+                answer.expected = guesses[0]
 
-    def _guess_cost(self, sequences: int) -> float:
-        """What one guess for each of these sequences adds to a step without any."""
+    def _guess_cost(
+        self, sequences: int, pace: tuple[float, float] | None, making: float
+    ) -> Callable[[int], float]:
+        """What so many guesses for each of these sequences cost in steps without any, `making`
+        seconds each included."""
         assert self.speculation is not None
-        pace = self.steps.pace()
+        token_cost = self.speculation.token_cost
         if pace is None:
-            return self.speculation.token_cost
+            return lambda count: 1 + count * token_cost
         base, token = pace
-        return max(sequences * token / max(base + sequences * token, 1e-9), 0.01)
+
+        def seconds(count: int) -> float:
+            tokens = self.steps.size(sequences * (1 + count), self.limits.step_tokens)
+            return base + tokens * token + sequences * count * making
+
+        alone = max(seconds(0), 1e-9)
+        return lambda count: max(seconds(count) / alone, 1 + 0.01 * count)
 
     def _line(self, one: Slice) -> int:
         """The sequence's line in the table, which lists its pages."""

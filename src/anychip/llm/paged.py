@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import linear_regression, median
 from typing import Any
 
 import numpy as np
@@ -98,13 +99,13 @@ class PagedSteps:
 
     def warm(self, tokens: int, rows: int) -> None:
         """Compile what such a step needs, and place the weights."""
-        self._executable(self._size(tokens, self.shape.tokens), self._size(rows, tokens))
+        self._executable(self.size(tokens, self.shape.tokens), self.size(rows, tokens))
 
     def run(self, rows: Sequence[Row], wanted: int, table: np.ndarray) -> np.ndarray:
         """Logits f32[wanted, vocabulary] of the last `wanted` rows. `table` has a line for each
         sequence and one more, of scratch pages."""
-        tokens = self._size(len(rows), self.shape.tokens)
-        count = self._size(max(wanted, 1), tokens)
+        tokens = self.size(len(rows), self.shape.tokens)
+        count = self.size(max(wanted, 1), tokens)
         executable = self._executable(tokens, count)
         padding = tokens - len(rows)
         ids = np.zeros(tokens, np.int32)
@@ -124,14 +125,14 @@ class PagedSteps:
         """(seconds of any step, seconds of each token in it), a line through the medians of small
         steps so far; None before two sizes were run often enough."""
         known = {
-            tokens: float(np.median(seconds))
+            tokens: median(seconds)
             for (tokens, _), seconds in self.seconds.items()
             if tokens <= 64 and len(seconds) >= 4
         }
         if len(known) < 2:
             return None
-        slope, base = np.polyfit(list(known), list(known.values()), 1)
-        return max(float(base), 0.0), max(float(slope), 0.0)
+        slope, base = linear_regression(list(known), list(known.values()))
+        return max(base, 0.0), max(slope, 0.0)
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole pages, (from, to), in this order."""
@@ -195,7 +196,7 @@ class PagedSteps:
         return self.target.compile(module, self.options)
 
     @staticmethod
-    def _size(count: int, most: int) -> int:
+    def size(count: int, most: int) -> int:
         """Few sizes are compiled: powers of two."""
         return min(1 << (count - 1).bit_length(), most)
 
