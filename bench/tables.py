@@ -92,7 +92,7 @@ def guess(report: dict[str, Any]) -> str:
     rows = [
         (
             name,
-            f"{one['speedup']:.2f} ({min(one['rounds']):.2f}–{max(one['rounds']):.2f})",
+            _quartiles(one["rounds"]),
             f"{one['mean_accepted_length']:.2f}",
         )
         for name, one in report["guess"].items()
@@ -242,8 +242,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu-models": ("cpu-models.json", models),
     "llm": ("llm.json", llm),
     "gemv": ("native-gemv.json", gemv),
+    "gemv-1": ("native-gemv-1-thread.json", gemv),
     "context": ("engine.json", context),
-    "guess": ("engine.json", guess),
+    "guess": ("engine-guess.json", guess),
     "requests": ("engine-requests.json", requests),
     "kv": ("engine-kv.json", kv),
     "validated": ("left-out.json", validated),
