@@ -19,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 DOCS = (
+    "docs/compilers.md",
     "docs/engine.md",
     "docs/native.md",
     "docs/host-targets.md",
@@ -238,8 +239,55 @@ def whole_steps(report: dict[str, Any]) -> str:
     )
 
 
+def tpu(report: dict[str, Any]) -> str:
+    """Programs down, chips across: estimates of the vendor's compiler."""
+    rows = {(row["kind"], row["chip"], row.get("module")): row for row in report["rows"]}
+    chips = ("tpu-v5e", "tpu-v5p", "tpu-v6e", "tpu-v4", "tpu-v7x")
+    layer = "llama-3.1-8b-layer-batch"
+
+    def line(kind: str, module: str, say: Callable[[dict[str, Any]], str]) -> list[str]:
+        found = [rows.get((kind, chip, module)) for chip in chips]
+        return ["–" if row is None else say(row) for row in found]
+
+    def over(row: dict[str, Any]) -> str:
+        return f"{row['over_roofline']:.3f}{' (HLO estimate)' * _is_hlo(row)}"
+
+    def micro(row: dict[str, Any]) -> str:
+        return f"{row['seconds'] * 1e6:.0f}"
+
+    def linked(row: dict[str, Any]) -> str:
+        return f"{row['seconds'] * 1e6:.1f} ({row['link_s'] * 1e6:.1f})"
+
+    lines = [
+        ("4096³ bf16, over the published peak's time", line("product", "product-4096", over)),
+        *(
+            (
+                f"Llama-3.1-8B decode layer, batch {n}, context 2048, {what}",
+                line("layer", name, say),
+            )
+            for n in (1, 8)
+            for name in (f"{layer}{n}-decode",)
+            for what, say in (("µs", micro), ("over its bytes at the published bandwidth", over))
+        ),
+        (
+            "gated MLP over 8 chips, 64 tokens, µs (all-reduce)",
+            line("sharded", "mlp-over-8", linked),
+        ),
+    ]
+    refused = next(row["refused"] for row in report["rows"] if row["kind"] == "memory")
+    note = f"{report['toolchain']}, {report['kind']}; v7x is half a chip. Too large: {refused}"
+    head = "program|" + "|".join(chip.removeprefix("tpu-") for chip in chips)
+    return f"{note.splitlines()[0]}\n\n{_table(head, [(name, *cells) for name, cells in lines])}"
+
+
+def _is_hlo(row: dict[str, Any]) -> bool:
+    """A product has one op, which its note says the source of."""
+    return row["kind"] == "product" and "HLO estimate" in row["note"]
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu-models": ("cpu-models.json", models),
+    "tpu": ("tpu.json", tpu),
     "llm": ("llm.json", llm),
     "gemv": ("native-gemv.json", gemv),
     "gemv-1": ("native-gemv-1-thread.json", gemv),
