@@ -90,13 +90,17 @@ def test_weights_are_quantised_on_load_and_the_cache_is_bounded(cli, tiny_gguf):
         (("-p", "x", "--quantize", "q4_9"), "q4_0"),
         (("-p", "x", "--min-p", 7), "min_p"),
         (("-p", "x", "--kv", "q9"), "q8_0"),
+        (("-p", "x", "--max-new", 0), "at least 1 token"),
+        (("-p", "x", "--logit-bias", "999999=1"), "outside"),
+        (("-p", "x" * 40, "--max-new", 60, "--kv-mb", 0.15), "lower --max-new"),
         (("-p", "x", "--logit-bias", "five"), "TOKEN=NUMBER"),
         (("--prompts", "nowhere.txt"), "nowhere.txt"),
     ],
 )
 def test_a_wrong_option_is_explained(cli, tiny_gguf, words, says):
-    code, _, err = cli("run", tiny_gguf(), *words)
-    assert code == 2
+    """Before anything is compiled, and before the prompt is shown."""
+    code, out, err = cli("run", tiny_gguf(), *words)
+    assert (code, out) == (2, "")
     assert says in err
     assert "Traceback" not in err
 

@@ -97,7 +97,10 @@ def random_blocks(random: Random, form: str, rows: int, depth: int) -> np.ndarra
 def block_product(random: Random) -> Case:
     form = str(random.choice(list(LAYOUTS)))
     unit = block_format(form).elements
-    rows, tokens = int(random.integers(1, 90)), int(random.choice([1, 1, 2, 5, 6, 9, 16, 23, 37]))
+    rows, tokens = (
+        int(random.integers(1, random.choice([90, 90, 500]))),
+        int(random.choice([1, 1, 2, 5, 6, 9, 16, 23, 37])),
+    )
     depth = unit * int(random.integers(1, 2400 // unit))
     stride = depth + 16 * int(random.integers(0, 3))
     blocks = random_blocks(random, form, rows, depth)

@@ -96,6 +96,7 @@ def answer_prompts(
     and `one_by_one` says why.
     """
     from anychip.llm import Sampling, Stop, chat_ids, prompt_ids
+    from anychip.llm.generate import check_count, check_ids
 
     sampling = Sampling(**ask.sampling)
     stop = Stop(model.tokenizer.stop if model.tokenizer else (), ask.stops)
@@ -104,6 +105,9 @@ def answer_prompts(
         chat_ids(model, [{**say[0], "content": text}]) if say else prompt_ids(model, text)
         for text in prompts
     ]
+    check_count(ask.max_new)
+    for one in (*ids, sampling.bias):
+        check_ids(model, one)
     chosen, precision = discover().target(target), precision_for(model, target, ask)
     options: dict[str, Any] = {"max_new": ask.max_new, "sampling": sampling, "stop": stop}
     why = "" if model.step else f"{model.name} has no paged steps"
@@ -222,6 +226,13 @@ def _engine(
                 raise UsageError(
                     f"--kv-mb {ask.kv_mb:g} holds no page; one takes {page_bytes / 1e6:.2f} MB"
                 )
+            most = min(longest + ask.max_new, context)
+            if pages < -(-most // PAGE):
+                fits = (-(-most // PAGE) + 1) * page_bytes / 1e6 + 0.05
+                raise UsageError(
+                    f"--kv-mb {ask.kv_mb:g} has room for {pages * PAGE} tokens; the longest prompt "
+                    f"and its answer may need {most}. Give --kv-mb {fits:.1f}, or lower --max-new"
+                )
             engine = make(replace(limits, pages=min(pages, need)))
         progress_console.print(
             f"[dim]{model.name} on {target.name}, {precision.name}; KV cache "
@@ -306,13 +317,15 @@ class _Shown:
     def __init__(self, prompts: Sequence[str], stream: bool, echo: bool):
         self._prompts, self._stream, self._echo = prompts, stream, echo
         self._parts: list[list[str]] = [[] for _ in prompts]
-        if stream and len(prompts) == 1 and echo:
-            console.print(prompts[0], end="", style="dim", markup=False)
+        self._is_begun = False
 
     def show(self, piece: Any) -> None:
         if not self._stream:
             return
         if len(self._prompts) == 1:
+            if self._echo and not self._is_begun:
+                console.print(self._prompts[0], end="", style="dim", markup=False)
+            self._is_begun = True
             print(piece.text, end="\n" if piece.finish else "", flush=True)
             return
         self._parts[piece.request].append(piece.text)

@@ -26,7 +26,7 @@ from anychip.core import (
     UsageError,
 )
 from anychip.llm import scheduler
-from anychip.llm.generate import Piece
+from anychip.llm.generate import Piece, check_ids
 from anychip.llm.paged import PagedSteps, Row
 from anychip.llm.sampling import History, Sampling, draw, logprobs
 from anychip.llm.scheduler import Batch, Limits, Request, Slice
@@ -414,12 +414,7 @@ class Engine:
 
     def _check(self, prompt: Sequence[int], sampling: Sampling) -> None:
         self._must_work()
-        vocabulary = self.model.facts.vocabulary
-        for token in (*prompt, *sampling.bias):
-            if not 0 <= token < vocabulary:
-                raise UsageError(
-                    f"token id {token} is outside {self.model.name}'s vocabulary of {vocabulary}"
-                )
+        check_ids(self.model, (*prompt, *sampling.bias))
 
     def _must_work(self) -> None:
         if self._broken:

@@ -6,7 +6,7 @@ No batching, no scheduling, no server; the loop an engine can be checked against
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -271,15 +271,26 @@ def _own_stop(model: LanguageModel) -> Stop:
 
 
 def _check(model: LanguageModel, prompt: Sequence[int], context: int, max_new: int) -> None:
-    if max_new < 1:
-        raise UsageError(f"max_new is {max_new}; at least 1 token must be generated")
+    check_count(max_new)
     if not prompt:
         raise UsageError("the prompt has no tokens; give at least one")
     check_room(len(prompt), context, "it was compiled for")
-    for token in prompt:
-        if not 0 <= token < model.facts.vocabulary:
+    check_ids(model, prompt)
+
+
+def check_count(max_new: int) -> None:
+    """Raise UsageError for an answer of no tokens."""
+    if max_new < 1:
+        raise UsageError(f"max_new is {max_new}; at least 1 token must be generated")
+
+
+def check_ids(model: LanguageModel, ids: Iterable[int]) -> None:
+    """Raise UsageError for token ids outside the model's vocabulary."""
+    vocabulary = model.facts.vocabulary
+    for token in ids:
+        if not 0 <= token < vocabulary:
             raise UsageError(
-                f"token id {token} is outside {model.name}'s vocabulary of {model.facts.vocabulary}"
+                f"token id {token} is outside {model.name}'s vocabulary of {vocabulary}"
             )
 
 
