@@ -470,3 +470,30 @@ def test_running_products_are_a_few_steps(reverse):
     (got,) = discover().target("cpu:onnxruntime").compile(module, CompileOptions()).run(x)
     want = np.flip(np.cumprod(np.flip(x, 1), 1), 1) if reverse else np.cumprod(x, 1)
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(3, [0, 1, 0, 1]), (7, [2, 0, 4, 0])])
+def test_rows_in_groups_meet_their_own_matrix_and_none_beyond_the_last(rows, sizes):
+    random = np.random.default_rng(0)
+    x = random.standard_normal((rows, 8)).astype(np.float32)
+    w = random.standard_normal((4, 8, 5)).astype(np.float32)
+    held = np.array(sizes, np.int32)
+    text = f"""func.func @main(%x: tensor<{rows}x8xf32>, %w: tensor<4x8x5xf32>, %s: tensor<4xi32>)
+        -> tensor<{rows}x5xf32> {{
+      %0 = "chlo.ragged_dot"(%x, %w, %s) {{ragged_dot_dimension_numbers = #chlo.ragged_dot<
+        lhs_contracting_dimensions = [1], rhs_contracting_dimensions = [1],
+        lhs_ragged_dimensions = [0], rhs_group_dimensions = [0]>}} : (tensor<{rows}x8xf32>,
+        tensor<4x8x5xf32>, tensor<4xi32>) -> tensor<{rows}x5xf32>
+      return %0 : tensor<{rows}x5xf32> }}"""
+    kinds = runs_alike(Module.from_mlir(text.replace("\n", " ")), x, w, held)
+    assert kinds["MatMul"] == (1 if rows <= 4 else 4)
+
+
+def test_every_op_has_a_rule_or_a_reason_of_its_own():
+    from anychip.compilers.onnx_export.lacks import WHY
+    from anychip.compilers.onnx_export.table import rules
+
+    written = {*rules()}
+    assert not written & {*WHY}
+    entered = {"func.call", "stablehlo.composite"}
+    assert {*OPS} - written - entered == {*WHY}

@@ -12,6 +12,7 @@ import numpy as np
 from anychip.compilers.onnx_export.convolution import join_biases
 from anychip.compilers.onnx_export.element import onnx_type
 from anychip.compilers.onnx_export.graph import Graph, Tensor, read_by
+from anychip.compilers.onnx_export.lacks import why
 from anychip.compilers.onnx_export.table import COMPOSITE_RULES, rules
 from anychip.core import Module, OpCoverage, Origin, UnsupportedError, Weight, dtype
 from anychip.ops.composite import PREFIX
@@ -255,7 +256,7 @@ class _Walker:
         rule = self._rules.get(op.name)
         try:
             if rule is None:
-                raise UnsupportedError("ONNX has no op for it")
+                raise UnsupportedError(why(op.name))
             keywords: dict[str, Any] = {}
             if op.regions and getattr(rule, "takes_bodies", False):
                 keywords["bodies"] = self._bodies(op, env)

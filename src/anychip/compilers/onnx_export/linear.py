@@ -13,14 +13,14 @@ from anychip.ops.view import OpView
 
 
 def _dot_general(g: Graph, op: OpView, lhs: Tensor, rhs: Tensor) -> Tensor:
-    return _product(g, op, lhs, rhs, op.attributes["dot_dimension_numbers"])
+    return product(g, op, lhs, rhs, op.attributes["dot_dimension_numbers"])
 
 
 def _dot(g: Graph, op: OpView, lhs: Tensor, rhs: Tensor) -> Tensor:
-    return _product(g, op, lhs, rhs, DotDims((), (), (len(lhs.shape) - 1,), (0,)))
+    return product(g, op, lhs, rhs, DotDims((), (), (len(lhs.shape) - 1,), (0,)))
 
 
-def _product(g: Graph, op: OpView, lhs: Tensor, rhs: Tensor, dims: DotDims) -> Tensor:
+def product(g: Graph, op: OpView, lhs: Tensor, rhs: Tensor, dims: DotDims) -> Tensor:
     """Batch dimensions first, one row and one column dimension each: what MatMul takes."""
     out = op.outputs[0]
     wide = computing_type(out.dtype)

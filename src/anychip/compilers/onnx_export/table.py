@@ -17,6 +17,7 @@ _SUBJECTS = (
     "formulas",
     "shape",
     "linear",
+    "ragged",
     "convolution",
     "reduce",
     "window",
