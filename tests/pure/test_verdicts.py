@@ -243,3 +243,25 @@ def test_work_in_this_process_does_not_hold_up_the_answer(tmp_path):
     held.set()
     assert asked.is_working
     assert asked.verdicts[0].state == "unasked"
+
+
+def test_a_program_the_reference_cannot_read_has_a_verdict_all_the_same(tmp_path, monkeypatch):
+    class Runs(Made):
+        def run(self, *inputs):
+            return [np.tanh(inputs[0])]
+
+    class Target(Fake):
+        runs = True
+
+        def compile(self, module: Module, options: CompileOptions) -> Made:
+            return Runs(module)
+
+    def no_meaning(module, inputs):
+        raise UnsupportedError("custom call @x has no portable meaning")
+
+    monkeypatch.setattr("anychip.cli.verdicts.reference", no_meaning)
+    chip = Chip(lambda: None, {"a": lambda chip: Target("c:a")}, {}, name="c")  # type: ignore
+    registry = Registry({"c": lambda: chip}, {"c": "test 1"})
+    (verdict,) = _asked(_inquiry(tmp_path, registry), "c:a")
+    assert (verdict.compiled, verdict.ran, verdict.matched) == (True, True, None)
+    assert "not compared: custom call @x" in (verdict.error or "")

@@ -93,6 +93,8 @@ def _yes(verdict: Verdict) -> Text:
 
 
 def _outcome(verdict: Verdict) -> Text:
+    if verdict.ran and verdict.matched is None:
+        return Text("ran, not compared", style="dim")
     if verdict.matched is None:
         return Text("compiled, not run" if verdict.compiled else "–", style="dim")
     style = "green" if verdict.matched else "red"
