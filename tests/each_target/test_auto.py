@@ -87,6 +87,25 @@ def test_distance_sees_shapes_nans_and_integers():
     assert distance([np.array([1])], [np.array([2])]) == np.inf
 
 
+def test_what_the_caller_has_compiled_is_not_compiled_again():
+    class Counted:
+        name, runs, toolchain, asked = "cpu:xla", True, "xla 1", 0
+
+        def compile(self, module, options):
+            Counted.asked += 1
+            return discover().target("cpu:xla").compile(module, options)
+
+    module = Module.from_mlir(TEXT)
+    target = AutoTarget({"xla": Counted})
+    ready = {"cpu:xla": Counted().compile(module, CompileOptions())}
+    inputs = [np.ones([int(d) for d in a.shape], np.float32) for a in module.signature.arguments]
+    made = target.given(ready).compile(module, CompileOptions())
+    made.run(*inputs)
+    assert Counted.asked == 1
+    target.compile(module, CompileOptions())
+    assert Counted.asked == 2
+
+
 def makers():
     def absent():
         raise SetupError("not here")

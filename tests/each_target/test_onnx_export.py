@@ -497,3 +497,17 @@ def test_every_op_has_a_rule_or_a_reason_of_its_own():
     assert not written & {*WHY}
     entered = {"func.call", "stablehlo.composite"}
     assert {*OPS} - written - entered == {*WHY}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_arrays_that_may_not_be_written_are_inputs_too(target):
+    text = """func.func @main(%x: tensor<f32>, %y: tensor<4xf32>) -> tensor<4xf32> {
+      %0 = stablehlo.broadcast_in_dim %x, dims = [] : (tensor<f32>) -> tensor<4xf32>
+      %1 = stablehlo.multiply %0, %y : tensor<4xf32>
+      return %1 : tensor<4xf32> }"""
+    x, y = np.array(3, np.float32), np.arange(4, dtype=np.float32)
+    for array in (x, y):
+        array.flags.writeable = False
+    made = discover().target(target).compile(Module.from_mlir(text), CompileOptions())
+    np.testing.assert_array_equal(made.run(x, y)[0], 3 * y)
+    np.testing.assert_array_equal(y, np.arange(4))

@@ -79,7 +79,8 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Inquiry:
-    """A module before its judges. `folder` keeps what they leave; `asks_all` leaves slow stages."""
+    """A module before its judges. `folder` keeps what they leave; `asks_all` leaves slow stages,
+    and keeps what was compiled for this host, for a target that is `given` it (cpu:auto)."""
 
     loaded: Loaded
     registry: Registry
@@ -92,6 +93,7 @@ class Inquiry:
     _full: list[str] = field(default_factory=list[str])
     _keeping: threading.Lock = field(default_factory=threading.Lock)
     _reference: list[Any] = field(default_factory=list[Any])
+    _made: dict[str, Executable] = field(default_factory=dict[str, Executable])
     _state: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def target(self, name: str) -> Target | Verdict:
@@ -128,6 +130,9 @@ class Inquiry:
         module = self.loaded.module
         start = time.perf_counter()
         known: dict[str, Any] = {"target": name, "toolchain": target.toolchain}
+        given = getattr(target, "given", None)
+        if given is not None and not self.options.extra:
+            target = given(dict(self._made))
         try:
             executable = self.compile(target, module, self.options)
         except (SetupError, PluginError) as error:
@@ -155,6 +160,8 @@ class Inquiry:
             "summary": coverage.summary(),
             "not_kept": self._not_kept(executable),
         }
+        if self.asks_all and target.runs and not coverage.count("fallback"):
+            self._made[name] = executable
         if not known["compiled"]:
             known |= {"error": _unsupported(coverage), "state": "refused"}
         simulated = simulates(target)
@@ -171,8 +178,8 @@ class Inquiry:
             if (now := executable.artifacts[stage]) != before:
                 known["artifacts"] += self._keep(name, f"{stage}-after-run", now)
         known["not_kept"] = self._not_kept(executable)
-        given = getattr(executable, "tolerance", None)
-        tolerance = None if given is None else float(given)
+        bound = getattr(executable, "tolerance", None)
+        tolerance = None if bound is None else float(bound)
         try:
             wanted = self._wanted()
         except AnychipError as error:  # an op that only its compiler knows, such as a custom call

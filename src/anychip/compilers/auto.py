@@ -42,7 +42,7 @@ class AutoTarget:
 
     Choices are kept in `folder`, one JSON file for module, options, toolchains and machine.
     `finest` gives the relative error that a target which rounds cannot go below: with a tolerance
-    under it that target is not even compiled.
+    under it that target is not even compiled. What is `ready` is not compiled again.
     """
 
     makers: Mapping[str, Callable[[], Target]]
@@ -50,6 +50,13 @@ class AutoTarget:
     finest: Mapping[str, float] = field(default_factory=dict[str, float])
     name: str = "cpu:auto"
     runs: bool = True
+    ready: Mapping[str, Executable] = field(default_factory=dict[str, Executable])
+
+    def given(self, ready: Mapping[str, Executable]) -> AutoTarget:
+        """This target, with what the caller has compiled of the same module, by target name and
+        without options of its own."""
+        own = {name.removeprefix("cpu:"): one for name, one in ready.items()}
+        return replace(self, ready=own)
 
     @property
     def toolchain(self) -> str:
@@ -79,7 +86,7 @@ class AutoTarget:
             if chosen and how != chosen["chosen"]:
                 continue
             try:
-                made[how] = target.compile(module, plain)
+                made[how] = self.ready.get(how) or target.compile(module, plain)
             except AnychipError as error:
                 refused[how] = str(error).splitlines()[0]
         if not made:

@@ -113,8 +113,9 @@ class _Session:
         return tuple(spans), note
 
     def _on(self, request: Any, arrays: Sequence[np.ndarray]) -> Sequence[Any]:
+        shared = [a if a.flags.writeable else a.copy() for a in arrays]  # it shares no others
         try:
-            results = request.infer(list(arrays), share_inputs=True)
+            results = request.infer(shared, share_inputs=True)
         except RuntimeError as error:
             raise CompileError(f"{self._target} could not run: {error}") from None
         return results.to_tuple()  # in the model's order; by name each would be searched for
