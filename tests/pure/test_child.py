@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +100,31 @@ def test_no_fork_of_a_threaded_parent():
 
     jax.devices()
     assert child.run(abs, -1, timeout_s=60, what="abs") == 1
+
+
+def test_a_killed_parent_takes_its_child_along(tmp_path):
+    said = tmp_path / "pid"
+    child = f"import os, time; open({str(said)!r}, 'w').write(str(os.getpid())); time.sleep(50)"
+    code = (
+        "from anychip.core.child import run_module\n"
+        f"run_module('timeit', ['-n1', '-r1', {child!r}], timeout_s=50, what='a long compile')"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 30
+    while not (said.exists() and said.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    pid = int(said.read_text())
+    while _is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _is_alive(pid)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"

@@ -16,14 +16,20 @@ from contextvars import ContextVar
 from anychip.core.errors import CompileError
 
 # Limits are set by the child itself: a `preexec_fn` would fork a process that has threads, which
-# JAX warns of. The alarm ends a child whose parent was killed and can no longer stop it.
+# JAX warns of. A thread ends the child, and what it started, once its parent was killed; the alarm
+# does where that thread cannot run.
 _LAUNCH = """
-import resource, runpy, signal, sys
+import os, resource, runpy, signal, sys, threading, time
+def follow(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
+threading.Thread(target=follow, args=(int(sys.argv[3]),), daemon=True).start()
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 if (limit := int(sys.argv[1])) >= 0:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]) + 10)
-sys.argv[:] = sys.argv[3:]
+sys.argv[:] = sys.argv[4:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
@@ -57,9 +63,10 @@ def run_module(
     """
 
     limit = -1 if memory_bytes is None else memory_bytes
+    numbers = (str(limit), str(timeout_s), str(os.getpid()))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCH, str(limit), str(timeout_s), module, *arguments],
+            [sys.executable, "-c", _LAUNCH, *numbers, module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
