@@ -105,6 +105,16 @@ def test_a_wrong_option_is_explained(cli, tiny_gguf, words, says):
     assert "Traceback" not in err
 
 
+def test_an_answer_that_ends_in_numbers_that_are_none_is_an_error(cli, tiny_gguf):
+    path = tiny_gguf(format="q8_0")
+    raw = bytearray(path.read_bytes())
+    raw[-4096:] = b"\xff" * 4096
+    path.write_bytes(raw)
+    code, _, err = cli("run", path, "-p", "abc", "--max-new", 3)
+    assert code == 2
+    assert "logits that are no numbers for prompt 1" in err
+
+
 @pytest.mark.parametrize("words", [("run", "-p", "x"), ("bench-llm",)])
 def test_a_model_without_values_is_told_before_anything_is_compiled(cli, words):
     code, _, err = cli(words[0], "llama-3.1-70b", *words[1:], "--target", "cpu:xla")

@@ -70,14 +70,16 @@ def test_changed_weights_another_cpu_or_layout_make_another_file(stored, monkeyp
     assert len({key, *others}) == 6
 
 
-@pytest.mark.parametrize("damage", ["short", "tail", "empty"])
+@pytest.mark.parametrize("damage", ["short", "tail", "empty", "middle"])
 def test_a_damaged_file_is_packed_again(stored, tmp_path, damage):
     entries, weights, _ = stored
     folder = tmp_path / "packed"
     good = content(pack.load(entries, weights, choose(), folder), entries[0])
     (file,) = folder.iterdir()
     raw = file.read_bytes()
-    file.write_bytes({"short": raw[:-40], "tail": raw[:-1] + b"x", "empty": b""}[damage])
+    middle = raw[:40] + bytes([raw[40] ^ 1]) + raw[41:]
+    damaged = {"short": raw[:-40], "tail": raw[:-1] + b"x", "empty": b"", "middle": middle}
+    file.write_bytes(damaged[damage])
     image = pack.load(entries, weights, choose(), folder)
     assert image.note.startswith("found damaged")
     assert content(image, entries[0]) == good

@@ -120,12 +120,12 @@ def test_weights_read_node_by_node_are_the_same(tmp_path):
     places, size = pack.offsets(entries)
     path = tmp_path / "image"
     pack._write(path, places, size, Weights())
-    whole = pack._mapped(path, size, places, (frozenset({0, 1}),))
-    shared = pack._mapped(path, size, places, TWO)
+    whole = pack._loaded(path, size, places, (frozenset({0, 1}),))
+    shared = pack._loaded(path, size, places, TWO)
     assert bytes(whole[:size]) == bytes(shared[:size])
     path.write_bytes(path.read_bytes()[: size // 2])
     with pytest.raises(InputError, match="end early"):
-        pack._mapped(path, size, places, TWO)
+        pack._loaded(path, size, places, TWO)
 
 
 @needs_two

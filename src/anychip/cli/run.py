@@ -28,7 +28,15 @@ from anychip.cli.output import (
     progress_console,
     table,
 )
-from anychip.core import CompileOptions, InputError, Module, UnsupportedError, UsageError, discover
+from anychip.core import (
+    AnychipError,
+    CompileOptions,
+    InputError,
+    Module,
+    UnsupportedError,
+    UsageError,
+    discover,
+)
 
 NOT_ITS_TIME = "times are this host's, computing what the chip would; the chip's are `trace`'s"
 
@@ -139,6 +147,13 @@ def run(
         print_json({"model": model, **answer})
     else:
         _print_figures(answer)
+    failed = [i for i, one in enumerate(answer["answers"], 1) if one["finish"] == "error"]
+    if failed:
+        raise AnychipError(
+            f"{model} gave logits that are no numbers for prompt {', '.join(map(str, failed))}, so "
+            "its answer ends there; the model's file may be damaged, or its numbers too large for "
+            "the cache (--kv f32)"
+        )
 
 
 def read_prompts(path: Path) -> list[str]:

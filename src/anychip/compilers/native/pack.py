@@ -1,4 +1,4 @@
-"""Weights in the order kernels read them, packed once and kept in a file that is mapped afterwards.
+"""Weights in the order kernels read them, packed once and kept in a file that is read afterwards.
 
 The file's key is everything its bytes depend on: the weights' identities (file, size, time of last
 change), their formats, the layout's version, and the instruction set it was made for.
@@ -27,7 +27,7 @@ from anychip.compilers.native.pack_blocks import pack_blocks
 from anychip.compilers.native.plan import Constant, PackedWeight
 from anychip.core import InputError, Weights, dtype, is_full, require_memory
 
-VERSION = 2
+VERSION = 3
 """Counts changes of any layout."""
 
 Entry = PackedWeight | Constant
@@ -102,8 +102,9 @@ def load(
         note = "packed in memory: no cache folder, or weights without a file"
         return Image(places, _in_memory(places, size, weights), note)
     path = folder / f"{key}.packed"
-    note = "found"
-    if not _is_sound(path, size):
+    nodes = nodes or numa.nodes()
+    note, image = "found", _read(path, size, places, nodes)
+    if image is None:
         note = "packed and stored" if not path.exists() else "found damaged, packed again"
         try:
             _write(path, places, size, weights)
@@ -112,33 +113,52 @@ def load(
                 raise
             memory = _in_memory(places, size, weights)
             return Image(places, memory, "packed in memory", no_room(folder, size, error))
-    return Image(places, _mapped(path, size, places, nodes or numa.nodes()), note)
+        image = _read(path, size, places, nodes)
+        if image is None:
+            raise InputError("the packed weights are not what was just written", path=str(path))
+    return Image(places, image, note)
 
 
 def _in_memory(places: Mapping[Entry, int], size: int, weights: Weights) -> Any:
     require_memory(
         size,
         "weights packed in memory",
-        "a smaller model, a smaller --quantize, or a model's file (packed once, then mapped)",
+        "a smaller model, a smaller --quantize, or a model's file (packed once, then read)",
     )
     memory = hugepages.buffer(size)
     _fill(np.frombuffer(memory, np.uint8), places, weights)
     return memory
 
 
-_TAIL = b"anychip-packed-1"
+_TAIL = b"anychip-packed-2"
+_PIECE = 1 << 17
+"""Words of eight bytes that share a sum."""
 
 
-def _is_sound(path: Path, size: int) -> bool:
-    """Whether the file is whole: its length, and the tail that is written last."""
+def _tail_bytes(size: int) -> int:
+    return len(_TAIL) + 8 * (size // 8 // _PIECE + 1)
+
+
+def _sums(memory: Any) -> bytes:
+    """Of each megabyte, the sum of its words: it finds what disks do, not what attackers do."""
+    words = np.frombuffer(memory, np.uint64)
+    whole = len(words) // _PIECE * _PIECE
+    sums = words[:whole].reshape(-1, _PIECE).sum(axis=1, dtype=np.uint64)
+    return np.append(sums, words[whole:].sum(dtype=np.uint64)).tobytes()
+
+
+def _read(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Nodes) -> Any:
+    """The file's weights in memory; None when it is not whole or not what was written."""
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size != size + len(_TAIL):
-                return False
             file.seek(size)
-            return file.read() == _TAIL
+            tail = file.read()
     except OSError:
-        return False
+        return None
+    if not tail.startswith(_TAIL) or len(tail) != _tail_bytes(size):
+        return None
+    memory = _loaded(path, size, places, nodes)
+    return memory if tail == _TAIL + _sums(memoryview(memory)[:size]) else None
 
 
 def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights) -> None:
@@ -148,24 +168,24 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
     try:
         with os.fdopen(handle, "r+b") as file:
             if hasattr(os, "posix_fallocate"):  # else a full disk ends the process at a write
-                os.posix_fallocate(file.fileno(), 0, size + len(_TAIL))
-            file.truncate(size + len(_TAIL))
+                os.posix_fallocate(file.fileno(), 0, size + _tail_bytes(size))
+            file.truncate(size + _tail_bytes(size))
             # Closed with its last view, which an error's traceback may hold for a while.
             memory = mmap.mmap(file.fileno(), size)
             _fill(np.frombuffer(memory, np.uint8), places, weights)
             file.seek(size)
-            file.write(_TAIL)
+            file.write(_TAIL + _sums(memory))
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def _mapped(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Nodes) -> Any:
+def _loaded(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Nodes) -> Any:
     require_memory(
         size,
         "weights packed in memory",
-        "a smaller model, a smaller --quantize, or a model's file (packed once, then mapped)",
+        "a smaller model, a smaller --quantize, or a model's file (packed once, then read)",
     )
     memory = hugepages.buffer(size)
     view = memoryview(memory)
