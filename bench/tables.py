@@ -70,6 +70,27 @@ def gemv(report: dict[str, Any]) -> str:
     return f"{note}\n\n{_table('format|' + '|'.join(shapes), rows)}"
 
 
+_STARTS = {
+    "warm": "packed weights and compiled steps kept",
+    "packed": "packed weights kept, steps compiled anew",
+    "first": "nothing kept",
+    "llama.cpp": "llama-cpp-python",
+}
+
+
+def cold(report: dict[str, Any]) -> str:
+    """Every kind of start, then what one decode step's code takes."""
+    rows = [
+        (told, f"{statistics.median(all_):.2f} ({min(all_):.2f}–{max(all_):.2f})")
+        for name, told in _STARTS.items()
+        if (all_ := report["starts"].get(name))
+    ]
+    ms = report["codegen_ms"]
+    written = f"{ms['writing the IR']:.0f} ms to write the IR, {ms['LLVM']:.0f} ms in LLVM"
+    told = f"Code generation of one decode step: {written}; planning before it takes "
+    return f"{_table('start|seconds', rows)}\n\n{told}{ms['planning']:.0f} ms."
+
+
 def context(report: dict[str, Any]) -> str:
     found = report["context"]
     rows = [
@@ -289,6 +310,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu-models": ("cpu-models.json", models),
     "tpu": ("tpu.json", tpu),
     "llm": ("llm.json", llm),
+    "cold": ("cold-start.json", cold),
+    "llm-1": ("llm-1-thread.json", llm),
+    "llm-prefill": ("llm-prefill.json", llm),
     "gemv": ("native-gemv.json", gemv),
     "gemv-1": ("native-gemv-1-thread.json", gemv),
     "context": ("engine.json", context),
