@@ -11,7 +11,8 @@ import pytest
 
 import anychip
 from anychip.cli.answer import Ask, answer_prompts, precision_for
-from anychip.core import SetupError, room
+from anychip.cli.run import run
+from anychip.core import AnychipError, SetupError, UsageError, room
 from anychip.llm import paged
 
 
@@ -90,29 +91,42 @@ def test_weights_are_quantised_on_load_and_the_cache_is_bounded(cli, tiny_gguf):
         (("-p", "x", "--quantize", "q4_9"), "q4_0"),
         (("-p", "x", "--min-p", 7), "min_p"),
         (("-p", "x", "--kv", "q9"), "q8_0"),
-        (("-p", "x", "--max-new", 0), "at least 1 token"),
-        (("-p", "x", "--logit-bias", "999999=1"), "outside"),
-        (("-p", "x" * 40, "--max-new", 60, "--kv-mb", 0.15), "lower --max-new"),
         (("-p", "x", "--logit-bias", "five"), "TOKEN=NUMBER"),
         (("--prompts", "nowhere.txt"), "nowhere.txt"),
     ],
 )
 def test_a_wrong_option_is_explained(cli, tiny_gguf, words, says):
-    """Before anything is compiled, and before the prompt is shown."""
-    code, out, err = cli("run", tiny_gguf(), *words)
-    assert (code, out) == (2, "")
+    code, _, err = cli("run", tiny_gguf(), *words)
+    assert code == 2
     assert says in err
     assert "Traceback" not in err
 
 
-def test_an_answer_that_ends_in_numbers_that_are_none_is_an_error(cli, tiny_gguf):
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"max_new": 0}, "at least 1 token"),
+        ({"sampling": {"bias": {999999: 1.0}}}, "outside"),
+        ({"max_new": 100, "kv_mb": 0.15}, "lower --max-new"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_compiled_or_shown(
+    tiny_gguf, asked, says, capsys, monkeypatch
+):
+    monkeypatch.setattr(paged.PagedSteps, "warm", lambda *_: pytest.fail("compiled"))
+    model = anychip.load(tiny_gguf(format="q8_0"))
+    with pytest.raises(UsageError, match=says):
+        answer_prompts(model, "cpu:native", ["x"], Ask(**asked), stream=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_an_answer_that_ends_in_numbers_that_are_none_is_an_error(tiny_gguf):
     path = tiny_gguf(format="q8_0")
     raw = bytearray(path.read_bytes())
     raw[-4096:] = b"\xff" * 4096
     path.write_bytes(raw)
-    code, _, err = cli("run", path, "-p", "abc", "--max-new", 3)
-    assert code == 2
-    assert "logits that are no numbers for prompt 1" in err
+    with pytest.raises(AnychipError, match="logits that are no numbers for prompt 1"):
+        run(str(path), prompt=["abc"], max_new=3)
 
 
 @pytest.mark.parametrize("words", [("run", "-p", "x"), ("bench-llm",)])
