@@ -231,15 +231,15 @@ def left_out(registry: Registry, tables: dict[tuple[str, str, int], Table]) -> l
             for row in rows
             for value in values
         }
-        errors = []
+        errors: dict[str, float] = {}
         for name in dict.fromkeys(row.model for row in rows):
             others = [row.id for row in rows if row.model != name]
             best = min(values, key=lambda v: sum(abs(np.log(ratio[other, v])) for other in others))
             for row in rows:
                 if row.model == name:
-                    errors.append(ratio[row.id, best] - 1)
-                    print(f"{row.id} left out with its model: {best} cycles, {errors[-1]:+.0%}")
-        median = float(np.median(np.abs(errors)))
+                    errors[row.id] = ratio[row.id, best] - 1
+                    print(f"{row.id} left out with its model: {best} cycles, {errors[row.id]:+.0%}")
+        median = float(np.median(np.abs(list(errors.values()))))
         print(f"{chip}: median absolute error left out {median:.0%}")
         found.append({"chip": chip, "fact": fact, "errors": errors, "median": median})
     return found

@@ -184,6 +184,26 @@ def validated(report: dict[str, Any]) -> str:
     )
 
 
+def goals(report: dict[str, Any]) -> str:
+    """What the twins were asked on systems left out, what they reach, and each part alone."""
+    rows: list[tuple[str, ...]] = []
+    for goal in report["goals"]:
+        asked = goal["asked"]
+        limit = f"{asked['median_abs_error']:.0%}"
+        limit += f" / {asked['p90_abs_error']:.0%}" if asked["p90_abs_error"] else ""
+        rows.append((f"**{goal['goal']}**", limit, *_reached(goal)))
+        rows += [(part["part"], "", *_reached(part)) for part in goal["parts"]]
+    return _table("goal, part|asked|rows|median / 90th percentile|reached|in 80 % interval", rows)
+
+
+def _reached(one: dict[str, Any]) -> tuple[str, ...]:
+    if not one["n"]:
+        return ("0", "–", "–", "–")
+    held = "–" if one["coverage"] is None else f"{one['coverage']:.0%}"
+    errors = f"{one['median_abs_error']:.1%} / {one['p90_abs_error']:.0%}"
+    return (str(one["n"]), errors, "yes" if one["reached"] else "no", held)
+
+
 def beside(report: dict[str, Any]) -> str:
     """The twin and the roofline on the serving points that both predict."""
     rows = [
@@ -320,6 +340,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "requests": ("engine-requests.json", requests),
     "kv": ("engine-kv.json", kv),
     "validated": ("left-out.json", validated),
+    "goals": ("left-out.json", goals),
     "beside": ("left-out.json", beside),
     "whole-steps": ("whole-steps.json", whole_steps),
     "cpu-twin": ("cpu-twin.json", cpu_twin),

@@ -43,8 +43,8 @@ STEPS = tuple(
 )
 """The other corners of the first simplex, over the guesses."""
 TTFT_WEIGHT = 0.33
-ALL_CALLS, LEFT_OUT_CALLS = 80, 120
-"""Predictions of all rows that a fit may take: of every system, and without one."""
+CALLS = {"sglang": 200}
+"""Predictions of all rows that a fit may take, by stack; 120 elsewhere."""
 
 
 def stacked(stack: Stack, guess: Sequence[float]) -> Stack:
@@ -124,13 +124,13 @@ def judge(name: str, data: Path) -> tuple[dict[str, Any], dict[str, dict[str, fl
     rows = [row for row in read(data) if predictor.stack_of(row).name == name]
     if not rows:
         return None
-    best = fit(predictor, STACKS[name], rows, np.array(START), ALL_CALLS)
+    best = fit(predictor, STACKS[name], rows, np.array(START), CALLS.get(name, 120))
     left: dict[str, dict[str, float]] = {}
     systems = sorted({system_of(row) for row in rows})
     for system in systems if len(systems) > 1 else ():
         inside = [row for row in rows if system_of(row) == system]
         others = [row for row in rows if system_of(row) != system]
-        without = fit(predictor, STACKS[name], others, np.array(START), LEFT_OUT_CALLS)
+        without = fit(predictor, STACKS[name], others, np.array(START), CALLS.get(name, 120))
         found = errors(predictor, without, inside)
         left[system] = {id: round(error, 6) for id, error in found.items()}
     entry = {

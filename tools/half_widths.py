@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,30 @@ def to_json(
     for one in figures:
         groups.setdefault(f"{one['phase']} {one['family']}", []).append([one[k] for k in KEPT])
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(rows)}" for key, rows in groups.items())
-    summary = ",\n ".join(json.dumps(one) for one in (validated or {}).pop("summary", ()))
-    head = f'"summary": [\n {summary}],\n"validated": {json.dumps(validated or {})},\n'
+    rest = dict(validated or {})
+    listed = {name: rest.pop(name, ()) for name in ("summary", "goals")}
+    head = "".join(f"{json.dumps(name)}: [\n {joined(some)}],\n" for name, some in listed.items())
+    head += f'"validated": {json.dumps(rest)},\n'
     return f'{{{head}"table": {json.dumps(made)},\n"figures": {{\n{lines}}}}}\n'
+
+
+def joined(some: Iterable[Any]) -> str:
+    """A line each."""
+    return ",\n ".join(json.dumps(one) for one in some)
+
+
+def kept_rows(calibrated: dict[str, Any], spatial: dict[str, Any]) -> dict[str, float]:
+    """Logarithms of predicted over published of rows whose system had no part in the fit, by row:
+    of `tools/calibrate.py` and of `bench/spatial_error.py --left-out`."""
+    found = {
+        id: error
+        for systems in calibrated["errors"].values()
+        for errors in systems.values()
+        for id, error in errors.items()
+    }
+    for one in spatial["left_out"]:
+        found |= {id: round(math.log1p(error), 6) for id, error in one["errors"].items()}
+    return found
 
 
 def from_json(text: str) -> list[dict[str, Any]]:
@@ -151,6 +172,7 @@ def main() -> None:
         "energy_left_out": document["energy_left_out"]["metrics"],
         "tuned": tuned(rows),
         "summary": document["summary"],
+        "goals": document["goals"],
     }
     args.json.write_text(to_json(made, figures, validated), encoding="utf-8")
 

@@ -20,7 +20,7 @@ BUDGETS = {
     "debug": 600,
     "chips": 950,
     "mapper": 2600,
-    "validate": 1100,
+    "validate": 1350,
     "llm": 2400,
     "testing": 1000,
     "zoo": 500,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anychip.mapper.stacks import OWN, SERVING_ERROR, TUNED_ERROR
+from anychip.mapper.stacks import OWN, STACKS, TUNED_ERROR, serving_error
 from anychip.twin.calibrate import half_width
 from anychip.twin.left_out import (
     DECODE,
@@ -18,6 +18,7 @@ from anychip.twin.left_out import (
     LeftOut,
     left_out,
 )
+from anychip.validate.left_out import kept as rows_left_out
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +40,14 @@ def test_what_is_kept_of_figures_is_read_back(kept):
     tool = _tool("half_widths")
     assert len(kept) > 400
     assert tool.from_json(tool.to_json([], kept)) == kept
+
+
+def test_the_package_has_the_left_out_rows_that_the_tools_found():
+    results = ROOT / "bench" / "results"
+    calibrated, spatial = (
+        json.loads((results / f"{name}.json").read_text()) for name in ("calibrate", "spatial")
+    )
+    assert rows_left_out() == _tool("half_widths").kept_rows(calibrated, spatial)
 
 
 def test_half_widths_are_those_of_the_kept_errors(kept):
@@ -79,21 +88,21 @@ METRICS = {"ttft": "ttft_s", "tpot_mean": "tpot_s", "throughput_output_per_gpu":
 def test_serving_intervals_hold_eight_of_ten_points_of_systems_left_out():
     document = json.loads((ROOT / "bench" / "results" / "calibrate.json").read_text())
     for metric, quantity in METRICS.items():
-        rows = [
-            {"system": system, "error": error}
-            for systems in document["errors"].values()
-            for system, errors in systems.items()
-            for id, error in errors.items()
-            if id.endswith(":" + metric)
-        ]
-        assert len(rows) > 200
-        own = half_width(np.expm1([row["error"] for row in rows]))
-        assert SERVING_ERROR[quantity] == pytest.approx(own, abs=0.005)
-        inside = [
-            abs(row["error"])
-            <= half_width(np.expm1([r["error"] for r in rows if r["system"] != row["system"]]))
-            for row in rows
-        ]
+        inside = []
+        for stack, systems in document["errors"].items():
+            rows = [
+                (system, error)
+                for system, errors in systems.items()
+                for id, error in errors.items()
+                if id.endswith(":" + metric)
+            ]
+            own = half_width(np.expm1([error for _, error in rows]))
+            assert serving_error(STACKS[stack], quantity) == pytest.approx(own, abs=0.001)
+            inside += [
+                abs(error) <= half_width(np.expm1([e for other, e in rows if other != system]))
+                for system, error in rows
+            ]
+        assert len(inside) > 200
         assert 0.75 <= np.mean(inside) <= 0.90, metric
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -102,7 +101,7 @@ def test_no_job_starts_early_and_no_resource_does_two_things(made, order, shared
 @settings(max_examples=100, deadline=None)
 def test_a_shorter_job_never_ends_anything_later(made, order, data):
     shorter = [
-        Block(tuple(replace(j, busy=data.draw(st.integers(0, j.busy))) for j in b.jobs))
+        Block(tuple(j._replace(busy=data.draw(st.integers(0, j.busy))) for j in b.jobs))
         for b in made
     ]
     runs = runs_of(order, made)

@@ -185,12 +185,15 @@ def test_energy_is_judged_on_models_left_out_of_its_fit():
 
 
 def test_measured_servers_draw_what_is_predicted(predictor):
-    rows = [row for row in read(SHIPPED[0]) if row.id in ("EN05w", "EN05j", "EN09w")]
+    rows = [row for row in read(SHIPPED[0]) if row.id in ("EN05w", "EN05j", "EN09w", "ML082t")]
     report = validate(rows, predictor)
     error = {one.row.id: one.error for one in report.rows}
-    assert abs(error["EN05w"]) < 0.2
-    assert abs(error["EN09w"]) < 0.2
-    assert abs(error["EN05j"]) < 0.3  # joules a token follow the tokens a second, which are too few
+    assert abs(error["EN05w"]) < 0.1
+    assert abs(error["EN09w"]) < 0.1
+    # Joules a token are power over the same run's tokens a second (ML082t): what they are off by is
+    # the rate of 70B in fp4, too low on this chip, and nothing of the power.
+    of_rate = (1 + error["EN05w"]) / (1 + error["ML082t"]) - 1
+    assert error["EN05j"] == pytest.approx(of_rate, abs=0.03)
     left = report.to_json()["energy_left_out"]
     assert left["metrics"]["system_wall_power"]["max_abs_error"] < 0.2
 

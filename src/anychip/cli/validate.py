@@ -67,6 +67,7 @@ def validate(
     if rows:
         _print_rows(document["rows"])
     _print_summary(document)
+    print_goals(document)
     if not unkept:
         console.print(f"Chart (open it in a browser): {run.path}/validate.html", soft_wrap=True)
 
@@ -85,8 +86,9 @@ def _print_summary(document: Mapping[str, Any]) -> None:
         for one in document["summary"]
     ]
     names = ("family", "metric", "rows", "median |error|", "90th pct.", "bias", "in interval")
-    console.print(table("Predicted against published", names, shown, right=(2, 3, 4, 5, 6)))
-    _print_baseline(document["summary"])
+    title = "Predicted against published, all rows: those that stood behind a figure too"
+    console.print(table(title, names, shown, right=(2, 3, 4, 5, 6)))
+    _print_left_out(document["left_out"])
     _print_energy(document["energy_left_out"])
     reasons: dict[str, list[str]] = {}
     for one in document["not_expressible"]:
@@ -101,24 +103,86 @@ def _print_summary(document: Mapping[str, Any]) -> None:
         console.print(f"  and {len(reasons) - 12} other reasons (validate.json has them all)")
 
 
-def _print_baseline(summary: Sequence[Mapping[str, Any]]) -> None:
-    """Twin and five-parameter roofline on the rows that both predict, if there are any."""
-    names = ("n", "twin_median_abs_error", "median_abs_error", "twin_p90_abs_error")
+def _print_left_out(left: Sequence[Mapping[str, Any]]) -> None:
+    """Errors on systems left out of every fit, and the five-parameter roofline's on those it
+    covers, fitted to all of them."""
     shown = [
         (
             one["family"],
             one["metric"],
-            *(f"{one['baseline'][k]:.0%}" if k != "n" else str(one["baseline"][k]) for k in names),
-            f"{one['baseline']['p90_abs_error']:.0%}",
+            str(one["n"]),
+            _pair(one),
+            _share(one["coverage"]),
+            *_beside(one["baseline"]),
         )
-        for one in summary
-        if one["baseline"]
+        for one in left
     ]
     if not shown:
         return
-    heads = ("family", "metric", "rows", "twin", "roofline", "twin, 90th", "roofline, 90th")
-    title = "Beside a five-parameter roofline, on the same serving points"
-    console.print(table(title, heads, shown, right=(2, 3, 4, 5, 6)))
+    heads = ("family", "metric", "rows", "median / 90th", "in interval", "roofline", "nearer")
+    title = "On systems left out of every fit, and a five-parameter roofline fitted to all"
+    console.print(table(title, heads, shown, right=(2, 3, 4, 5)))
+
+
+def _pair(one: Mapping[str, Any]) -> str:
+    return f"{one['median_abs_error']:.1%} / {one['p90_abs_error']:.0%}"
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
+def _beside(found: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The roofline's errors, and which of the two is nearer, where not by both counts."""
+    if found is None:
+        return ("–", "")
+    nearer = [
+        found["twin_" + name] <= found[name] for name in ("median_abs_error", "p90_abs_error")
+    ]
+    said = {(True, True): "twin", (False, False): "roofline"}
+    return (_pair(found), said.get((nearer[0], nearer[1]), "twin" if nearer[0] else "roofline *"))
+
+
+def print_goals(document: Mapping[str, Any]) -> None:
+    """Each goal with what was reached, part by part, then why what is not reached is not."""
+    shown: list[tuple[str, ...]] = []
+    for goal in document["goals"]:
+        asked = goal["asked"]
+        limit = f"{asked['median_abs_error']:.0%}"
+        limit += f" / {asked['p90_abs_error']:.0%}" if asked["p90_abs_error"] else ""
+        shown.append((goal["goal"], limit, *_reached(goal)))
+        shown += [(f"  {part['part']}", "", *_reached(part)) for part in goal["parts"]]
+    heads = ("goal", "asked", "rows", "median / 90th", "reached", "in 80 % interval", "roofline")
+    title = "Goals, on systems left out"
+    console.print(table(title, heads, shown, right=(1, 2, 3, 5, 6)))
+    for goal in document["goals"]:
+        for name, one in ((goal["goal"], goal), *((p["part"], p) for p in goal["parts"])):
+            if one["reached"] is False:
+                where = name if name == goal["goal"] else f"{goal['goal']}, {name}"
+                console.print(f"{where}: {_why(one)}", soft_wrap=True)
+
+
+def _reached(one: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    if not one["n"]:
+        return ("0", "no row", "–", "–", "–")
+    outside = "" if one["coverage_reached"] is not False else " (75–90 asked)"
+    said = "yes" if one["reached"] else "no"
+    return (
+        str(one["n"]),
+        _pair(one),
+        said,
+        _share(one["coverage"]) + outside,
+        *_beside(one["baseline"])[:1],
+    )
+
+
+def _why(one: Mapping[str, Any]) -> str:
+    rows = ", ".join(
+        f"{_short(row['id'].rpartition(':')[0] or row['id'])} {row['error']:+.0%}"
+        for row in one["worst"]
+    )
+    bias = f"bias {one['median_error']:+.0%}; farthest off {rows}"
+    return f"not reached ({bias}). {one['why']}".rstrip()
 
 
 def _print_energy(found: Mapping[str, Any] | None) -> None:

@@ -182,7 +182,7 @@ class _Halves:
         one.chunks = [size for size, _ in chunks]
         seconds = self.pace.step_s(0, 0.0, chunks, self.stack.prompt_slower)
         seconds = max(seconds, self.stack.eager_layer_s * self.pace.layers)
-        seconds += self.stack.host_s + self.stack.token_s * len(chunks)
+        seconds = self.stack.step_s(seconds, len(chunks))
         self._count(seconds, 1)
         self._at(self.now + seconds, lambda: self._end_prefill(one, seconds))
 
@@ -266,11 +266,11 @@ class _Halves:
         if not one.ends:
             return
         count, given = len(one.ends), self.guessing.given
-        host = self.stack.host_s + self.stack.token_s * count
         one.since, one.many = self.now, one.ends[0][0] - one.turn
-        one.first = self.guessing.step_s(self.pace, count, one.context) + host
-        later = self.guessing.step_s(self.pace, count, one.context + count * given) + host
-        one.growth = later - one.first
+        chip_s = self.guessing.step_s(self.pace, count, one.context)
+        later = self.guessing.step_s(self.pace, count, one.context + count * given)
+        one.first = self.stack.step_s(chip_s, count)
+        one.growth = self.stack.step_s(later, count) - one.first
         self._schedule(one)
 
     def _schedule(self, one: _Decode) -> None:

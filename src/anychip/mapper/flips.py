@@ -109,6 +109,8 @@ def _batches(question: Question, objective: Objective, found: Sequence[Found]) -
 
 def _at(question: Question, objective: Objective, one: Found) -> float:
     """The chip's burden for this question; infinite when no system of it is large enough."""
+    if question.workload == one.plan.workload:
+        return burden(objective, one.values())
     try:
         return burden(objective, search(question, one.spec, one.systems).values())
     except UnsupportedError:

@@ -20,9 +20,12 @@ from anychip.mapper.predict import Prediction, Tables, placement, predict, table
 from anychip.mapper.surface import Surface, Surfaces
 from anychip.mapper.workload import Workload
 from anychip.twin import MODELS, Placement, Shards, machine, shardings
+from anychip.twin.machine import ACTIVE, OVERLAP
 
 UNTIMED = ("tdp_w", "idle_w", "active_w", "mac_j", "system_w", "j_per_byte", "usd", "usd_per_hour")
 """Ends of the names of facts that do not change how long a step takes."""
+CLOSED_FORM = ("per_layer_s", OVERLAP, ACTIVE)
+"""Facts that no machine model reads (twin/program.py)."""
 WORTH = 0.05
 """What a larger count must gain over a smaller one, relative, to be taken."""
 
@@ -80,7 +83,11 @@ class Found:
 
     def _simulated(self, turned: Mapping[str, float]) -> dict[str, tuple[float, float]]:
         """What was simulated with these facts, as far as they bear on time."""
-        bearing = {key: value for key, value in turned.items() if not key.endswith(UNTIMED)}
+        bearing = {
+            key: value
+            for key, value in turned.items()
+            if not key.endswith(UNTIMED) and key not in CLOSED_FORM
+        }
         return self.times.setdefault(tuple(sorted(bearing.items())), {})
 
     @property

@@ -28,15 +28,17 @@ class Stack:
     `step_tokens` bounds its tokens, `sequences` the answers in flight. `mixes`: prompts share a
     step with decodes (else they stop them). `chunks`: a prompt may be cut to fill a step (one
     longer than a step always is). `host_s` is what a step costs beside the chip's work, `token_s`
-    what every sequence in it costs there. Prompts take `prompt_slower` times as long as tuned
-    kernels would, and a step with prompts in it, which no captured graph fits, at least
-    `eager_layer_s` a layer. The front end takes requests in one after the other, `request_s` each,
-    and hands tokens out one after the other, `stream_s` each: behind a fast model it is what
-    tokens wait for, and users see its times. `reserved` places are never given to a request.
-    `is_padded`: a step costs what one of the next power of two of tokens would. `cache` is the
-    element type of its KV cache, "" for the precision's own. Of an answer's cache
-    `held` is set aside when its prompt is admitted: 1 where nobody is ever evicted, a half where
-    pages are taken as they are needed, which is what answers under way hold on average.
+    what every sequence in it costs there; `overlaps`: what sequences cost is done for one step
+    while the chip works on the next, and counts only where it takes longer. Prompts
+    take `prompt_slower` times as long as tuned kernels would, and a step with prompts in it, which
+    no captured graph fits, at least `eager_layer_s` a layer. The front end takes requests in one
+    after the other, `request_s` each, and hands tokens out one after the other, `stream_s` each:
+    behind a fast model it is what tokens wait for, and users see its times. `reserved`
+    places are never given to a request. `is_padded`: a step costs what one of the next power of
+    two of tokens would. `cache` is the element type of its KV cache, "" for the precision's own. Of
+    an answer's cache `held` is set aside when its prompt is admitted: 1 where nobody is ever
+    evicted, a half where pages are taken as they are needed, which is what answers under way hold
+    on average.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Stack:
     mixes: bool = True
     chunks: bool = True
     is_padded: bool = False
+    overlaps: bool = False
     host_s: float = 0.0
     token_s: float = 0.0
     prompt_slower: float = 1.0
@@ -54,6 +57,12 @@ class Stack:
     reserved: int = 0
     cache: str = ""
     held: float = 1.0
+
+    def step_s(self, chip_s: float, results: int) -> float:
+        """A step that the chip works on for `chip_s` and that gives `results` tokens, as users wait
+        for it."""
+        each = self.token_s * results
+        return self.host_s + (max(chip_s, each) if self.overlaps else chip_s + each)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,10 +315,7 @@ class _Server:
             left -= chunks[-1][0]
         return chunks
 
-    def _host_s(self, results: int) -> float:
-        return self.stack.host_s + self.stack.token_s * results
-
-    def _step_s(
+    def _chip_s(
         self, decodes: int, context: float, chunks: Sequence[tuple[int, int]] = ()
     ) -> float:
         slower = self.stack.prompt_slower
@@ -317,11 +323,10 @@ class _Server:
 
     def _mixed(self, chunks: list[tuple[int, int]]) -> None:
         decodes = len(self.decoding) if self.stack.mixes else 0
-        seconds = self._step_s(decodes, self.context if decodes else 0.0, chunks)
+        seconds = self._chip_s(decodes, self.context if decodes else 0.0, chunks)
         seconds = max(seconds, self.stack.eager_layer_s * self.pace.layers)
-        self._pass(
-            seconds + self._host_s(decodes + len(chunks)), 1, decodes * self.per_step + len(chunks)
-        )
+        seconds = self.stack.step_s(seconds, decodes + len(chunks))
+        self._pass(seconds, 1, decodes * self.per_step + len(chunks))
         if decodes:
             self.turn += 1
             self.decoded += decodes
@@ -348,19 +353,21 @@ class _Server:
         """Steps of decodes only, as many at once as nothing else can happen in."""
         count = len(self.decoding)
         many = self.decoding[0][0] - self.turn
-        host = self._host_s(count)
         until = self._next_s() - self.now
         if np.isfinite(until):
-            first = self._step_s(count, self.context) + host
-            growth = self._step_s(count, self.context + count * self.per_step) + host - first
+            first = self._decode_s(count, self.context)
+            growth = self._decode_s(count, self.context + count * self.per_step) - first
             many = max(1, min(many, steps_to(until, first, growth)))
         middle = self.context + count * self.per_step * (many - 1) / 2
-        seconds = many * (self._step_s(count, middle) + host)
+        seconds = many * self._decode_s(count, middle)
         self._pass(seconds, many, count * self.per_step)
         self.turn += many
         self.decoded += count * many
         self.context += count * self.per_step * many
         self._finish()
+
+    def _decode_s(self, count: int, context: float) -> float:
+        return self.stack.step_s(self._chip_s(count, context), count)
 
     def _pass(self, seconds: float, steps: int, tokens: float) -> None:
         """So many steps that give `tokens` each, which the front end then hands out."""

@@ -18,6 +18,7 @@ import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from anychip.core import UsageError
 
@@ -29,9 +30,8 @@ def ticks(seconds: float) -> int:
     return math.ceil(seconds / TICK_S * (1 - 1e-15))
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Something that holds all of `resources` for `busy` ticks.
+class Job(NamedTuple):
+    """Something that holds all of `resources` for `busy` ticks (a tuple, for millions are made).
 
     It starts when the jobs in `after` (positions in its block, all earlier) are done, the ports in
     `reads` are set, and its resources are free; with none of these, when the
@@ -140,10 +140,13 @@ class Scheduled:
         """How long the busiest stage is taken by one pass: the pace of passes in flight when a
         stage serves one at a time."""
         span: dict[int, tuple[int, int]] = {}
+        widths: dict[int, tuple[int, int]] = {}  # by identity: equal outcomes are one object
         for run, outcome, base in zip(self.runs, self.outcomes, self.bases, strict=True):
             if not outcome.starts:
                 continue
-            first, last = base + min(outcome.starts), base + max(outcome.ends)
+            if id(outcome) not in widths:
+                widths[id(outcome)] = min(outcome.starts), max(outcome.ends)
+            first, last = (base + end for end in widths[id(outcome)])
             known = span.get(run.stage, (first, last))
             span[run.stage] = (min(known[0], first), max(known[1], last))
         return max((last - first for first, last in span.values()), default=0)
@@ -166,9 +169,13 @@ def schedule(
     outcomes: list[Outcome] = []
     bases: list[int] = []
     last = 0
+    in_place: dict[tuple[int, tuple[tuple[str, str], ...]], list[str]] = {}
     for run in runs:
         plan = plans[run.block]
-        names = [placed(name, run.at) for name in plan.names]
+        where = (run.block, tuple(run.at.items()))
+        if where not in in_place:
+            in_place[where] = [placed(name, run.at) for name in plan.names]
+        names = in_place[where]
         now = [state.get(name, 0) for name in names]
         base = max(now, default=0)
         relative = [value - base for value in now]

@@ -34,7 +34,7 @@ DECODE: Mapping[str, LeftOut] = {
     "dataflow": LeftOut(0.52, 13, "dataflow"),
     "lpu": LeftOut(0.609, 15, "rare"),
     "mesh": LeftOut(0.943, 5, "mesh"),
-    "simt": LeftOut(0.187, 150, "simt"),
+    "simt": LeftOut(0.176, 141, "simt"),
     "soc": LeftOut(0.0, 9, "soc"),
     "systolic": LeftOut(0.0, 160, "systolic"),
     "wafer": LeftOut(0.676, 3, "wafer"),
@@ -44,7 +44,7 @@ DECODE: Mapping[str, LeftOut] = {
 PREFILL: Mapping[str, LeftOut] = {
     "dataflow": LeftOut(0.682, 12, "rare"),
     "mesh": LeftOut(0.796, 4, "mesh"),
-    "simt": LeftOut(0.414, 59, "simt"),
+    "simt": LeftOut(0.374, 59, "simt"),
     "soc": LeftOut(0.682, 12, "rare"),
     "systolic": LeftOut(0.739, 76, "systolic"),
 }

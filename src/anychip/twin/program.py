@@ -26,7 +26,7 @@ simulate.MODELS. What the function gets and owes:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from anychip.core import Origin
 from anychip.twin.collective import send_s
@@ -48,6 +48,9 @@ class Task:
     placement: Placement
     part: Portion
     formats: tuple[Way, ...]
+    held: dict[range, float] = field(
+        default_factory=dict[range, float], init=False, repr=False, compare=False
+    )
 
     def stage_of(self) -> list[int]:
         """The pipeline stage of each entry of `table.order`: whole entries, evenly by what they
@@ -79,6 +82,11 @@ class Task:
 
     def stored(self, rows: range) -> float:
         """Bytes of weights and cache that one chip keeps of a part."""
+        if rows not in self.held:
+            self.held[rows] = self._stored(rows)
+        return self.held[rows]
+
+    def _stored(self, rows: range) -> float:
         number, ways = self.table.numbers, self.shards.tensor
         held = 0.0
         for row in rows:
@@ -232,5 +240,5 @@ class Chain:
         """The jobs so far; the tip sets the token."""
         if self.tip is not None:
             last = self.jobs[self.tip]
-            self.jobs[self.tip] = replace(last, writes=(*last.writes, TOKEN))
+            self.jobs[self.tip] = last._replace(writes=(*last.writes, TOKEN))
         return Block(tuple(self.jobs))

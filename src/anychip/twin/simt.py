@@ -9,7 +9,7 @@ and, between chips, NVLink or what stands for it. docs/twins/simt.md has the pag
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from anychip.twin.collective import all_gather_s, all_reduce_s
 from anychip.twin.engine import Block
@@ -35,8 +35,6 @@ of rows VD-* and LC-*; 0.75 to 0.9 leave a median error of 7 to 11 %."""
 FIRST_BYTE_S = 0.7e-6
 """From a load's issue to its first byte from HBM; why short transfers see less of the bandwidth.
 Recalled: microbenchmarks of A100 and H100, 500 to 800 ns."""
-LINK_EFFICIENCY = 0.72
-"""Of the link's datasheet rate that large all-reduces see: rows AR-h100-*, 0.70 to 0.75."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +175,7 @@ def _collective(task: Task, chain: Chain, row: int) -> None:
     if task.shards.tensor == 1 or link is None:
         return
     kernel = task.table.kernels[row]
-    slower = replace(link, bytes_per_s=link.bytes_per_s * LINK_EFFICIENCY)
-    seconds = all_reduce_s(kernel.amounts.reduce_bytes, task.shards.tensor, slower)
-    seconds += all_gather_s(kernel.amounts.gather_bytes, task.shards.tensor, slower)
+    seconds = all_reduce_s(kernel.amounts.reduce_bytes, task.shards.tensor, link)
+    seconds += all_gather_s(kernel.amounts.gather_bytes, task.shards.tensor, link)
     if seconds:
         chain.add("collective", "chip/link", seconds=seconds, kernel=row, bound="link")

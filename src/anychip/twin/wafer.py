@@ -84,15 +84,18 @@ def program(task: Task) -> Program:
     rectangles = plan(parts, mesh.columns, mesh.rows, core)
     pieces = max(1, min(PIECES, math.floor(_most_rows(task) + 1e-9)))
     piece = _part(task, pieces)
-    known: dict[tuple[range, int, int], int] = {}
+    known: dict[tuple[range, int, int] | Block, int] = {}
     blocks: list[Block] = []
     way: list[Run] = []
     previous: Rectangle | None = None
     for index, ((rows, caller), here) in enumerate(zip(order, rectangles, strict=True)):
         if previous is not None:
-            blocks.append(_way(piece, mesh, previous, here))
+            block = _way(piece, mesh, previous, here)
+            if block not in known:
+                known[block] = len(blocks)
+                blocks.append(block)
             ends = {"chip": _place(task, previous), "next": _place(task, here)}
-            way.append(Run(len(blocks) - 1, at=ends, stage=index - 1, tag=caller))
+            way.append(Run(known[block], at=ends, stage=index - 1, tag=caller))
         key = (rows, here.columns, here.rows)
         if key not in known:
             known[key] = len(blocks)

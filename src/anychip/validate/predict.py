@@ -76,6 +76,15 @@ QUEUED = re.compile(r"(\d+) equal requests queued at once")
 """A run of so many requests, all asked at once and of equal lengths, whose rate is all tokens over
 the whole time: steps fill up and run empty. As many are in flight as the cache holds."""
 
+ONE_BATCH = "benchmark_latency"
+"""vLLM's script that gives one batch to the engine in its own process and waits for it to end."""
+IN_PROCESS = ("MLPerf", ONE_BATCH, "trtllm-bench")
+"""Benchmarks that hand requests to the engine in its own process: no front end takes them in or
+hands tokens out."""
+AMD_VLLM = replace(STACKS["vllm"], cache="", request_s=0.0, stream_s=0.0)
+"""What AMD and those who build with its chips run in MLPerf (rocm.blogs.amd.com:
+mi325x-accelerates-mlperf-inference): vLLM, in the load generator's process, with an 8-bit cache."""
+CAPPED = "power-capped"
 
 OP_FACTOR = 1.57
 """Eight of ten published times of single ops lie within this factor: 1.57 on A100, 1.52 on H100."""
@@ -100,6 +109,7 @@ class Value:
     model: str
     shards: str
     how: str  # "closed form", "serving" or "op"
+    stack: str = ""  # of a server
     of_active: Callable[[float], float] | None = field(default=None, repr=False, compare=False)
     """Of energy: the value at another share of power that a busy chip draws whatever it does."""
 
@@ -131,7 +141,11 @@ class Predictor:
             if not isinstance(build, Build):
                 raise Skip(f"chip {row.chip!r} has no spec: `anychip chips` lists those that do")
             spec = rebuilt(self.registry.chip(build.chip).spec, build)
+            if CAPPED in row.notes:
+                raise Skip("its power was capped, and the cap is not published")
             if row.stack or row.who.startswith("MLPerf") or row.batch.startswith("max"):
+                return self._serving(row, build, spec)
+            if ONE_BATCH in row.who:
                 return self._serving(row, build, spec)
             return self._static(row, build, spec)
         except AnychipError as error:
@@ -244,11 +258,13 @@ class Predictor:
         (system,) = self._systems(build.chip, row.chips or "1")
         chips = system.counts[0]
         most = row.batch in ("offline max", "max", "") or row.batch.startswith("max (")
-        queued = QUEUED.search(row.notes)
-        limit = max(int(queued[1]), MOST_SEQUENCES) if queued else MOST_SEQUENCES
-        users = limit * chips if most else _whole(row.batch.removeprefix("max_seqs "), "batch")
+        asked = 0 if most else _whole(row.batch.removeprefix("max_seqs "), "batch")
+        queued = _queued(row, asked)
+        limit = max(queued, MOST_SEQUENCES)
+        users = limit * chips if most else asked
         said = re.match(r"TP(\d+)\b", row.notes)
         tensor = row.tensor or (int(said[1]) if said else 0)
+        tensor = tensor or (chips if ONE_BATCH in row.who else 0)
         ways = [tensor] if tensor else _divisors(chips)
         best: tuple[Served, int, int] | None = None
         for tensor in ways:
@@ -260,7 +276,7 @@ class Predictor:
             number = max(1, min(round(users / copies), room if most else MOST_SEQUENCES))
             wide = replace(stack, sequences=max(number, 1))
             if queued:
-                served = serve(each, wide, _at_once(lengths, int(queued[1])))
+                served = serve(each, wide, _at_once(lengths, queued))
             else:
                 served = self._served(each, wide, lengths, number, (build, model.name, precision))
             if best is None or served.steady_tok_s * copies > best[0].steady_tok_s * best[1]:
@@ -301,6 +317,7 @@ class Predictor:
                 model=model.name,
                 shards=shards,
                 how="serving",
+                stack=stack.name,
                 of_active=of_active,
             )
         values = {
@@ -325,17 +342,24 @@ class Predictor:
             model=model.name,
             shards=shards,
             how="serving",
+            stack=stack.name,
         )
 
     def stack_of(self, row: Published) -> Stack:
         """The one named as back end, of its version if that is known apart, else one that author or
-        source name; audited benchmarks are run on tuned ones."""
+        source name; audited benchmarks that name none are run on tuned ones. Benchmarks that hand
+        requests over in the same process pay for no front end."""
         if row.stack:
             if row.stack not in self.stacks:
                 raise Skip(f"serving stack {row.stack!r} is not modelled")
             return self.stacks.get(f"{row.stack} {row.version}") or self.stacks[row.stack]
-        text = "" if row.who.startswith("MLPerf") else f"{row.who} {row.source}".lower()
-        return next((one for name, one in self.stacks.items() if name in text), TUNED)
+        text = f"{row.who} {row.source}".lower()
+        if row.chip.startswith("AMD") and row.who.startswith("MLPerf"):
+            return AMD_VLLM
+        named = next((one for name, one in self.stacks.items() if name in text), TUNED)
+        if any(one in row.who for one in IN_PROCESS):
+            return replace(named, request_s=0.0, stream_s=0.0)
+        return named
 
     def _pace(
         self,
@@ -383,13 +407,21 @@ class Predictor:
 def _rate(row: Published, served: Served, users: int) -> float:
     """Answer tokens a second of one copy: for a serving point from its mean times, as published
     there; else those of the steady state."""
-    if QUEUED.search(row.notes):
+    if _queued(row, users):
         return served.tok_s
     if not row.stack:
         return served.steady_tok_s
     answer = int(row.generate)
     each = float(served.ttft_s.mean()) + (answer - 1) * float(served.tpot_s.mean())
     return users * answer / each
+
+
+def _queued(row: Published, batch: int) -> int:
+    """How many requests are asked at once and waited for; 0 when users come and go."""
+    if ONE_BATCH in row.who:
+        return batch
+    queued = QUEUED.search(row.notes)
+    return int(queued[1]) if queued else 0
 
 
 def _demand(lengths: Lengths, users: int, waves: int) -> Demand:

@@ -13,6 +13,9 @@ import numpy as np
 from anychip.core import Registry
 from anychip.validate.baseline import baseline
 from anychip.validate.energy import left_out
+from anychip.validate.goals import judged
+from anychip.validate.left_out import Figure, is_inside, summed
+from anychip.validate.left_out import figures as left_out_figures
 from anychip.validate.predict import Predictor, Skip, Value
 from anychip.validate.rows import Published
 
@@ -69,9 +72,12 @@ class Report:
     not_expressible: tuple[tuple[Published, str], ...]
 
     def to_json(self) -> dict[str, Any]:
+        left = left_out_figures(self.rows)
         return {
             "rows": [one.to_json() for one in self.rows],
             "not_expressible": [{"id": row.id, "why": why} for row, why in self.not_expressible],
+            "goals": judged(left),
+            "left_out": left_out_summary(left),
             "summary": self.summary(),
             "energy_left_out": self.energy_left_out(),
         }
@@ -97,6 +103,18 @@ class Report:
             {"family": family, "metric": metric, **figures(some), "baseline": beside(some)}
             for (family, metric), some in sorted(groups.items())
         ]
+
+
+def left_out_summary(left: Sequence[Figure]) -> list[dict[str, Any]]:
+    """By family and metric: errors and coverage on systems that had no part in any fit."""
+    inside = is_inside(left)
+    groups: dict[tuple[str, str], list[Figure]] = defaultdict(list)
+    for one in left:
+        groups[one.family, one.metric].append(one)
+    return [
+        {"family": family, "metric": metric, **summed(some, inside)}
+        for (family, metric), some in sorted(groups.items())
+    ]
 
 
 def figures(rows: Sequence[Checked]) -> dict[str, Any]:
@@ -164,4 +182,4 @@ def cited_ids(registry: Registry, chip: str) -> set[str]:
     for prefix, low, last, high in re.findall(r"\b([A-Z]+)(\d+)p?-([A-Z]+)(\d+)p?\b", text):
         if prefix == last:
             ids |= {f"{prefix}{i:0{len(low)}d}" for i in range(int(low), int(high) + 1)}
-    return ids
+    return ids | set(re.findall(r"\bAR-\w+-w\d+-\d+\b", text))
