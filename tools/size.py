@@ -24,7 +24,7 @@ BUDGETS = {
     "llm": 2400,
     "testing": 1000,
     "zoo": 500,
-    "cli": 4250,
+    "cli": 4300,
     ".": 500,
 }
 NOISE = {
