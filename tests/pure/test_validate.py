@@ -190,10 +190,10 @@ def test_measured_servers_draw_what_is_predicted(predictor):
     error = {one.row.id: one.error for one in report.rows}
     assert abs(error["EN05w"]) < 0.1
     assert abs(error["EN09w"]) < 0.1
-    # Joules a token are power over the same run's tokens a second (ML082t): what they are off by is
+    # Joules a token are power over tokens a second (ML082t, a like server): what they are off by is
     # the rate of 70B in fp4, too low on this chip, and nothing of the power.
     of_rate = (1 + error["EN05w"]) / (1 + error["ML082t"]) - 1
-    assert error["EN05j"] == pytest.approx(of_rate, abs=0.03)
+    assert error["EN05j"] == pytest.approx(of_rate, abs=0.05)
     left = report.to_json()["energy_left_out"]
     assert left["metrics"]["system_wall_power"]["max_abs_error"] < 0.2
 
