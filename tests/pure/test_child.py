@@ -102,6 +102,16 @@ def test_no_fork_of_a_threaded_parent():
     assert child.run(abs, -1, timeout_s=60, what="abs") == 1
 
 
+def test_an_error_that_quotes_a_traceback_is_told_by_its_last_line():
+    quoted = "Traceback (most recent call last):\n  File x\nTypeError: Clip takes no mix of types"
+    with pytest.raises(CompileError, match="failed: ValueError: TypeError: Clip takes no mix"):
+        child.run(_fails, quoted, timeout_s=60, what="a compile")
+
+
+def _fails(text: str) -> None:
+    raise ValueError(text)
+
+
 def test_a_killed_parent_takes_its_child_along(tmp_path):
     said = tmp_path / "pid"
     child = f"import os, time; open({str(said)!r}, 'w').write(str(os.getpid())); time.sleep(50)"

@@ -67,7 +67,10 @@ def _main(request: str, answer: str) -> None:
     except AnychipError as error:
         outcome = (None, error, "")
     except Exception as error:  # whatever a toolchain raises is the parent's to report
-        outcome = (None, f"{type(error).__name__}: {error}", traceback.format_exc())
+        said = str(error).strip()
+        if said.startswith("Traceback"):  # a toolchain's own way to hand on another's error
+            said = said.splitlines()[-1]
+        outcome = (None, f"{type(error).__name__}: {said}", traceback.format_exc())
     Path(answer).write_bytes(pickle.dumps(outcome))
 
 
