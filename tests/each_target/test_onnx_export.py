@@ -491,9 +491,10 @@ def test_rows_in_groups_meet_their_own_matrix_and_none_beyond_the_last(rows, siz
 
 def test_every_op_has_a_rule_or_a_reason_of_its_own():
     from anychip.compilers.onnx_export.lacks import WHY
+    from anychip.compilers.onnx_export.pairs import WRITTEN
     from anychip.compilers.onnx_export.table import rules
 
-    written = {*rules()}
+    written = {*rules(), *WRITTEN}
     assert not written & {*WHY}
     entered = {"func.call", "stablehlo.composite"}
     assert {*OPS} - written - entered == {*WHY}
@@ -511,3 +512,19 @@ def test_arrays_that_may_not_be_written_are_inputs_too(target):
     made = discover().target(target).compile(Module.from_mlir(text), CompileOptions())
     np.testing.assert_array_equal(made.run(x, y)[0], 3 * y)
     np.testing.assert_array_equal(y, np.arange(4))
+
+
+def test_fourier_transforms_inside_a_program_go_out_as_pairs_of_reals():
+    import jax.numpy as jnp
+
+    def net(x):
+        spectrum = jnp.fft.rfft(x)
+        filtered = jnp.fft.irfft(spectrum * spectrum, 12)
+        odd = jnp.fft.irfft2(jnp.fft.rfft2(x[..., :9]), (4, 9))
+        mixed = jnp.fft.fft2(x.astype(jnp.complex64)).real + jnp.fft.ifft(spectrum).imag.sum()
+        turned = jnp.conj(spectrum).imag
+        return jnp.abs(spectrum), filtered, odd, mixed, turned
+
+    x = np.random.default_rng(0).standard_normal((2, 4, 12)).astype(np.float32)
+    kinds = runs_alike(traced(net, x), x)
+    assert kinds["DFT"] >= 6, kinds

@@ -13,6 +13,7 @@ from anychip.compilers.onnx_export.convolution import join_biases
 from anychip.compilers.onnx_export.element import onnx_type
 from anychip.compilers.onnx_export.graph import Graph, Tensor, read_by
 from anychip.compilers.onnx_export.lacks import why
+from anychip.compilers.onnx_export.pairs import is_complex, write
 from anychip.compilers.onnx_export.table import COMPOSITE_RULES, rules
 from anychip.core import Module, OpCoverage, Origin, UnsupportedError, Weight, dtype
 from anychip.ops.composite import PREFIX
@@ -255,6 +256,8 @@ class _Walker:
             return results
         rule = self._rules.get(op.name)
         try:
+            if not op.regions and is_complex(op):
+                return self._typed(op, write(self._graph, op, operands, rule))
             if rule is None:
                 raise UnsupportedError(why(op.name))
             keywords: dict[str, Any] = {}
