@@ -36,6 +36,7 @@ def table(document: dict[str, Any]) -> str:
         "refused": sum(v["state"] == "refused" for v in verdicts),
         "not installed": sum(v["state"] == "missing" for v in verdicts),
         "not to be had": sum(v["state"] == "absent" for v in verdicts),
+        "not asked in time": sum(v["state"] == "unasked" for v in verdicts),
     }
     lines = [
         f"### {name}",
@@ -68,6 +69,8 @@ def _said(one: dict[str, Any]) -> tuple[int, str, str, str]:
         return 5, "–", "not to be had", why
     if one["state"] == "missing":
         return 4, how, "not installed", why
+    if one["state"] == "unasked":
+        return 6, how, "not asked", why
     if not one["compiled"]:
         return 3, how, "**no**", why
     if one["matched"] is None:
