@@ -262,7 +262,7 @@ def merged(new: list[dict[str, Any]], path: Path, part: str) -> list[dict[str, A
 
 def _disturbance(row: dict[str, Any]) -> float:
     share = row.get("others_cpu")
-    return 1.0 if share is None else share
+    return 1.0 if share is None else max(0.03, share)  # below that both are calm: the newer stays
 
 
 def _key(row: dict[str, Any]) -> tuple[str, int, str]:
