@@ -70,6 +70,16 @@ def test_a_miss_is_printed_with_its_rows_and_the_reason(capsys):
     assert "Two rows set one number" in said
 
 
+def test_of_rows_that_are_not_shipped_no_reason_is_known():
+    goal = next(
+        one
+        for one in judged([figure("mine", -0.3, family="wafer", metric="tok_s_user")])
+        if one["goal"] == "wafer tokens/s"
+    )
+    assert goal["reached"] is False
+    assert goal["why"] == ""
+
+
 def test_summed_counts_systems_and_holds_the_baseline_beside():
     some = [figure("a", 0.1), figure("b", -0.1, system="b")]
     found = summed(some, {"a": True})

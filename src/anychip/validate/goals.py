@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anychip.validate.left_out import FEWEST, Figure, is_inside, summed
+from anychip.validate.rows import shipped_ids
 
 COVERAGE = (0.75, 0.90)
 """What share of left-out rows an 80 % interval should hold; of a handful none can be said."""
@@ -83,16 +84,15 @@ WHY: Mapping[str, str] = {
         "its prompts' length is assumed). Too low: 70B of 2025."
     ),
     "GPU throughput: vendors' tables": (
-        "AMD's four rows are read as a server with vLLM, whose front end's 135 us a token caps "
-        "them (-34 to -43 %); in the benchmark's process, which they do not state, they are +55 to "
-        "+71 %: closed loops cannot tell the front end's time from the engine's for a sequence. "
-        "405B on 4 and 8 chips with short prompts is +25 to +33 %: its decode steps reduce some "
-        "11 MB twice a layer, sizes at which all-reduces are known to be slower than here."
+        "AMD's four rows are read as a server with vLLM, whose front end's time a token caps them; "
+        "in the benchmark's process, which they do not state, they come out far too high: closed "
+        "loops cannot tell the front end's time from the engine's for a sequence. 405B on 4 and 8 "
+        "chips with short prompts is too high: its decode steps reduce some 11 MB twice a layer, "
+        "sizes at which all-reduces are known to be slower than here."
     ),
     "wafer tokens/s": (
-        "Two rows set one number, so each is judged on the other alone: 42 cycles a step of a sum "
-        "from CB02, 28 from CB01. CB02 is the only row over several wafers; a crossing is assumed "
-        "to take 5 us. At 20 us both are within 14 %; nobody publishes it, so it is not turned."
+        "Two rows set one number, so each is judged on the other alone. CB02 is the only row over "
+        "several wafers; what a crossing takes is assumed: nobody publishes it."
     ),
     "NPU families: systolic, first token": (
         "All too quick, on Trainium and Inferentia: 128-token prompts take 6 to 17 ms longer than "
@@ -115,30 +115,34 @@ WHY: Mapping[str, str] = {
     ),
     "NPU families: dataflow, first token": "Two rows of one source that differ by a factor of 7.",
 }
-"""Of a goal, or "goal: part": why it is not reached, with the evidence."""
+"""Of a goal, or "goal: part": why it is not reached by the shipped rows, with the evidence."""
 
 
 def judged(some: Sequence[Figure]) -> list[dict[str, Any]]:
-    """Every goal with its figures, whether it is reached, its parts likewise, and why not. A goal
-    without rows has n = 0 and `reached` None."""
+    """Every goal with its figures, whether it is reached, its parts likewise, and why not, where
+    all rows are shipped ones: of others nothing is known. A goal without rows has n = 0 and
+    `reached` None."""
     inside = is_inside(some)
-    return [_judged(goal, [one for one in some if goal.holds(one)], inside) for goal in GOALS]
+    why = WHY if {one.id for one in some} <= shipped_ids() else {}
+    return [_judged(goal, [one for one in some if goal.holds(one)], inside, why) for goal in GOALS]
 
 
-def _judged(goal: Goal, mine: Sequence[Figure], inside: dict[str, bool]) -> dict[str, Any]:
+def _judged(
+    goal: Goal, mine: Sequence[Figure], inside: dict[str, bool], why: Mapping[str, str]
+) -> dict[str, Any]:
     names = sorted({goal.parts(one) for one in mine})
     parts = [
         {"part": name, **_line(goal, [one for one in mine if goal.parts(one) == name], inside)}
         for name in (names if len(names) > 1 else ())
     ]
     for part in parts:
-        part["why"] = "" if part["reached"] else WHY.get(f"{goal.name}: {part['part']}", "")
+        part["why"] = "" if part["reached"] else why.get(f"{goal.name}: {part['part']}", "")
     whole = _line(goal, mine, inside)
     return {
         "goal": goal.name,
         "asked": {"median_abs_error": goal.median, "p90_abs_error": goal.p90},
         **whole,
-        "why": "" if whole["reached"] else WHY.get(goal.name, ""),
+        "why": "" if whole["reached"] else why.get(goal.name, ""),
         "parts": parts,
     }
 

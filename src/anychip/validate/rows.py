@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from anychip.core import InputError
@@ -78,6 +79,11 @@ class Published:
     stack: str = ""
     version: str = ""
     tensor: int = 0
+
+
+@cache
+def shipped_ids() -> frozenset[str]:
+    return frozenset(row.id for path in SHIPPED for row in read(path))
 
 
 def read(path: Path) -> list[Published]:

@@ -119,13 +119,13 @@ def load(
     return Image(places, image, note)
 
 
+def _room(size: int) -> Any:
+    require_memory(size, "packed weights", "a smaller model, or fewer bits a weight (--quantize)")
+    return hugepages.buffer(size)
+
+
 def _in_memory(places: Mapping[Entry, int], size: int, weights: Weights) -> Any:
-    require_memory(
-        size,
-        "weights packed in memory",
-        "a smaller model, a smaller --quantize, or a model's file (packed once, then read)",
-    )
-    memory = hugepages.buffer(size)
+    memory = _room(size)
     _fill(np.frombuffer(memory, np.uint8), places, weights)
     return memory
 
@@ -182,12 +182,7 @@ def _write(path: Path, places: Mapping[Entry, int], size: int, weights: Weights)
 
 
 def _loaded(path: Path, size: int, places: Mapping[Entry, int], nodes: numa.Nodes) -> Any:
-    require_memory(
-        size,
-        "weights packed in memory",
-        "a smaller model, a smaller --quantize, or a model's file (packed once, then read)",
-    )
-    memory = hugepages.buffer(size)
+    memory = _room(size)
     view = memoryview(memory)
     every = [(0, size)] if len(nodes) == 1 else [(at, e.nbytes) for e, at in places.items()]
     shares = numa.spans(every, nodes)
