@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
@@ -33,7 +33,7 @@ from anychip.cli.output import (
     console,
     print_json,
     progress_console,
-    said_by_the_system,
+    unless_full,
 )
 from anychip.cli.record import remember
 from anychip.cli.verdict_table import Growing, show
@@ -167,11 +167,11 @@ class _Answer:
         """Keep the whole answer, and what `anychip compare` shows; a full disk is said."""
         module = self.module
         if module is not None:
-            _unless_full(
+            unless_full(
                 "what anychip compare shows",
                 lambda: remember(read("home"), self.model, module, verdicts),
             )
-        _unless_full("compile.json", lambda: self._write(verdicts, cut_short))
+        unless_full("compile.json", lambda: self._write(verdicts, cut_short))
 
     def _write(self, verdicts: Sequence[Verdict], cut_short: str) -> None:
         self.folder.write("compile.json", self.document(verdicts, cut_short))
@@ -184,16 +184,6 @@ class _Answer:
             "cut_short": cut_short or None,
             "run": str(self.folder.path),
         }
-
-
-def _unless_full(what: str, write: Callable[[], object]) -> None:
-    """A verdict stands where there is no room to keep it; that is said."""
-    try:
-        write()
-    except OSError as error:
-        if not is_full(error):
-            raise
-        progress_console.print(f"{what}, not kept: {said_by_the_system(error)}", style="yellow")
 
 
 def _extra(options: list[str] | None, shards: str | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -123,15 +123,24 @@ def table(
 
 
 def keep(run: RunFolder, files: Mapping[str, str | bytes | object]) -> str:
-    """Write the files of an answer; where the disk is full the answer stands all the same, why it
-    is not kept is said on standard error, and returned."""
-    try:
+    """Write the files of an answer, `unless_full`."""
+
+    def write() -> None:
         for name, content in files.items():
             run.write(name, content)
+
+    return unless_full(", ".join(files), write)
+
+
+def unless_full(what: str, write: Callable[[], object]) -> str:
+    """Where the disk is full the answer stands all the same: why `what` is not kept is said on
+    standard error, and returned."""
+    try:
+        write()
     except OSError as error:
         if not is_full(error):
             raise
-        why = f"{', '.join(files)} not kept: {said_by_the_system(error)}"
+        why = f"{what} not kept: {said_by_the_system(error)}"
         progress_console.print(why, style="yellow", soft_wrap=True)
         return why
     return ""

@@ -18,12 +18,19 @@ def free_memory_bytes(meminfo: Path = MEMINFO, group: Path = GROUP) -> int | Non
     if not meminfo.exists():
         return None
     available = _fields(meminfo)["MemAvailable"] << 10
-    limit, used = group / "memory.max", group / "memory.current"
-    if not (limit.exists() and used.exists()) or (most := limit.read_text().strip()) == "max":
+    most = group_limit_bytes(group)
+    if most is None:
         return available
-    stat = _fields(group / "memory.stat")
+    stat, used = _fields(group / "memory.stat"), int((group / "memory.current").read_text())
     reclaimable = stat["active_file"] + stat["inactive_file"]
-    return min(available, max(int(most) - int(used.read_text()) + reclaimable, 0))
+    return min(available, max(most - used + reclaimable, 0))
+
+
+def group_limit_bytes(group: Path = GROUP) -> int | None:
+    """What this process's control group may take; None where it has no limit."""
+    limit = group / "memory.max"
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return int(text) if text.isdigit() else None
 
 
 def require_memory(nbytes: int, what: str, instead: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip.core import machine_name
+from anychip.core.room import group_limit_bytes
 
 _BENCHMARKS = 5
 """Goes up when the benchmarks change, so that old measurements are taken again."""
@@ -47,7 +48,7 @@ def this_host() -> Host:
         machine=machine_name(),
         cores=cores or 1,
         cache_bytes=_last_level_cache_bytes(Path("/sys/devices/system/cpu/cpu0/cache")),
-        memory_bytes=_memory_bytes(Path("/sys/fs/cgroup/memory.max")),
+        memory_bytes=_memory_bytes(),
         vendor=next((v for k, v in vendor.items() if k in _cpuinfo("vendor_id")), "unknown"),
         compiler=f"jaxlib {version('jaxlib')}",
     )
@@ -97,8 +98,8 @@ def _last_level_cache_bytes(folder: Path) -> int:
     return max(known, default=32 << 20)
 
 
-def _memory_bytes(limit: Path) -> int:
+def _memory_bytes() -> int:
     """Physical memory, or this control group's limit where that is lower."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    return min(physical, int(text)) if text.isdigit() else physical
+    limit = group_limit_bytes()
+    return physical if limit is None else min(physical, limit)
