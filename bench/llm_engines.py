@@ -120,37 +120,27 @@ class Native:
 
 
 def reader(native: Native) -> Callable[[], float]:
-    """A function that reads all packed weights once on the same threads, and says how long."""
+    """A function that adds up all packed weights once on the same threads, and says how long that
+    took (roof.py)."""
     import llvmlite.ir as llvm
+    from roof import UNIT, counters, write_shared, write_sum
 
     from anychip.compilers.native import jit
-    from anychip.compilers.native.ir import I32V, I64, POINTER, Function
 
-    plan, image = native.decode.plan, native.decode.image
-    size = native.weight_bytes // 4096 * 4096
+    plan, image, pool = native.decode.plan, native.decode.image, native.decode.pool
+    units = native.weight_bytes // UNIT
     module = llvm.Module("read")
-    f = Function(module, "read", [("context", POINTER), ("thread", I64)])
-    with f:
-        context, thread = f.arguments["context"], f.arguments["thread"]
-        memory, out = (context.at(8 * i).load(POINTER) for i in range(2))
-        first, last = ((thread + i) * (size // 256) // plan.threads * 256 for i in (0, 1))
-        sums = [f.cell(f.constant(I32V, 0)) for _ in range(4)]
-        with f.loop(first, last, 256) as at:
-            for i, one in enumerate(sums):
-                one.value = one.value + memory.at(at).at(64 * i).load(I32V, align=64)
-        total = sums[0].value + sums[1].value + sums[2].value + sums[3].value
-        out.at(thread * 64).store(total)
+    write_shared(module, "read", write_sum(module), units, 1, plan.threads)
     code = jit.build(module, ["read"], native.decode.isa)
-    sums_memory = np.zeros(64 * plan.threads + 64, np.uint8)
-    where = -(-sums_memory.ctypes.data // 64) * 64
-    pool = native.decode.pool
-    row = np.array([image.address, where], np.int64)
+    own, sums = counters(1, plan.threads), np.zeros(65 * 64, np.uint8)
+    where = -(-sums.ctypes.data // 64) * 64
+    row = np.array([own.ctypes.data, image.address, where], np.int64)
 
     def read() -> float:
+        assert len(sums)  # kept alive
+        own[:] = 0
         started = time.perf_counter()
         pool.run(code.address("read"), row.ctypes.data)
-        seconds = time.perf_counter() - started
-        assert sums_memory is not None
-        return seconds * native.weight_bytes / size
+        return (time.perf_counter() - started) * native.weight_bytes / (units * UNIT)
 
     return read

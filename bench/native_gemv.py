@@ -3,8 +3,8 @@
     python bench/native_gemv.py [--quick] [--json FILE] [--svg FILE] [--threads N]
 
 Matrices follow each other through memory far larger than the caches near a core, as a model's do.
-A plain sum over the same bytes on the same threads is read in every round; a ratio is the median of
-the rounds' ratios.
+A sum over the same bytes on the same threads (roof.py) is taken in every round; a ratio is the
+median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import llvmlite.ir as llvm
 import numpy as np
+from roof import UNIT, counters, write_shared, write_sum
 
 from anychip.compilers import hugepages
 from anychip.compilers.native import jit
-from anychip.compilers.native.ir import I32V, I64, POINTER, Function
 from anychip.compilers.native.isa import Isa, choose
 from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.kernels.matmul_block import BlockMatmul
@@ -41,52 +41,38 @@ TOTAL = 192 << 20
 
 
 class Product:
-    """A kernel on every thread, matrix after matrix; or the plain sum over the same bytes."""
+    """A kernel on every thread, matrix after matrix; or the sum of the same bytes."""
 
     def __init__(self, kernel: Any, pool: Pool, isa: Isa, memory: np.ndarray):
         self.bytes = kernel.packed_bytes
         self.count = len(memory) // self.bytes
         self._pool, self._memory = pool, memory
         module = llvm.Module("gemv")
-        code = write_kernel(module, kernel, isa)
-        f = Function(module, "product", [("context", POINTER), ("thread", I64)])
-        with f:
-            context, thread = f.arguments["context"], f.arguments["thread"]
-            first, last = ((thread + i) * kernel.units // pool.threads for i in (0, 1))
-            operands = f.room(32)
-            for i in range(3):
-                operands.at(8 * i).store(context.at(8 * i).load(POINTER))
-            f.builder.call(code, [operands.raw, first.raw, last.raw])
-        _write_sum(module, self.bytes // 256, pool.threads)
+        code, total = write_kernel(module, kernel, isa), write_sum(module)
+        write_shared(module, "product", code, kernel.units, kernel.piece, pool.threads)
+        write_shared(module, "sum", total, self.bytes // UNIT, 1, pool.threads)
         self._code = jit.build(module, ["product", "sum"], isa)
+        self._counters = counters(self.count, pool.threads)
         depth = max(kernel.depth, 64)
         self._x = np.full(max(4 * depth, record_bytes(depth)) + 64, 0x3C, np.uint8)
-        self._out = np.zeros(4 * kernel.rows + 64 * pool.threads + 64, np.uint8)
+        self._out = np.zeros(max(4 * kernel.rows, 64 * 64) + 64, np.uint8)
 
     def seconds(self, what: str) -> float:
         """Of one pass over all matrices."""
         x, out = (-(-a.ctypes.data // 64) * 64 for a in (self._x, self._out))
         at = self._memory.ctypes.data + self.bytes * np.arange(self.count)
-        rows = np.stack([at, np.full(self.count, x), np.full(self.count, out)], axis=1)
-        rows = np.ascontiguousarray(rows, np.int64)
+        self._counters[:] = 0
+        own = self._counters.ctypes.data + self._counters.strides[0] * np.arange(self.count)
+        operands = [at, np.full(self.count, out)]
+        if what == "product":
+            operands.insert(1, np.full(self.count, x))
+        rows = np.ascontiguousarray(np.stack([own, *operands], axis=1), np.int64)
         address, step = self._code.address(what), rows.strides[0]
         started = time.perf_counter()
         for i in range(self.count):
             self._pool.run(address, rows.ctypes.data + i * step)
-        return time.perf_counter() - started
-
-
-def _write_sum(module: llvm.Module, lines: int, threads: int) -> None:
-    f = Function(module, "sum", [("context", POINTER), ("thread", I64)])
-    with f:
-        context, thread = f.arguments["context"], f.arguments["thread"]
-        first, last = ((thread + i) * lines // threads * 256 for i in (0, 1))
-        memory, out = context.load(POINTER), context.at(16).load(POINTER)
-        sums = [f.cell(f.constant(I32V, 0)) for _ in range(4)]
-        with f.loop(first, last, 256) as at:
-            for i, one in enumerate(sums):
-                one.value = one.value + memory.at(at).at(64 * i).load(I32V, align=64)
-        out.at(thread * 64).store(sums[0].value + sums[1].value + sums[2].value + sums[3].value)
+        seconds = time.perf_counter() - started
+        return seconds * (self.bytes / (self.bytes // UNIT * UNIT) if what == "sum" else 1)
 
 
 def kernels(rows: int, depth: int) -> dict[str, Any]:
@@ -145,7 +131,7 @@ def chart(rows: list[dict[str, Any]]) -> str:
         'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>',
         f'<text x="{left}" y="16">Bar: GB/s of packed weights through a product of one token, '
         f"{rows[0]['threads']} threads.</text>",
-        f'<text x="{left}" y="31" fill="#c03020">Line: its roof, a plain sum over the same bytes '
+        f'<text x="{left}" y="31" fill="#c03020">Line: its roof, a sum over the same bytes '
         "in the same rounds; the number is the bar's share of it (median of rounds).</text>",
     ]
     for tick in range(0, int(most) + 1, 5):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from anychip.compilers.native.memory import barriers, place
-from anychip.compilers.native.plan import Buffer, Operand, Outside, Task
+from anychip.compilers.native.plan import Buffer, Foreign, Operand, Outside, Task, claimed
 from anychip.core import Argument, Origin
 
 
@@ -17,6 +17,7 @@ class Work:
     units: int
     row_local: bool = False
     is_light: bool = False
+    piece: int = 0
     name: str = "work"
     operands: tuple[str, ...] = ()
 
@@ -110,3 +111,32 @@ def test_a_cache_written_is_not_read_before_the_threads_have_met():
     new = Buffer("new", 64)
     tasks = [task([new], cache), task([cache], out)]
     assert barriers(tasks, place(tasks)) == {1}
+
+
+def test_counters_are_cleared_before_threads_claim_by_them():
+    a, b, c = (Buffer(n, 4096) for n in "abc")
+    apart = [task([], a), task([], b), task([], c)]
+    layout = place(apart)
+    assert barriers(apart, layout) == frozenset()
+    assert barriers(apart, layout, {1, 2}) == {1}
+    piece = Task(Foreign("main", 0, (), ((1,), "f32", (1,))), [Operand(c)], "op", Origin())
+    cut = [*apart[:2], piece, *apart[:2]]
+    assert barriers(cut, place(cut), {1, 4}) == {1, 4}
+
+
+def test_heavy_tasks_with_enough_units_are_claimed():
+    one = Buffer("one", 64)
+
+    def made(**what):
+        each = what.pop("each", False)
+        return Task(Work(**what), [Operand(one)], "op", Origin(), each)
+
+    tasks = [
+        made(units=8, piece=1),
+        made(units=8),
+        made(units=8, piece=1, each=True),
+        made(units=7, piece=2),
+        made(units=8, piece=2),
+    ]
+    assert claimed(tasks, 2) == (0, 4)
+    assert claimed(tasks, 1) == ()

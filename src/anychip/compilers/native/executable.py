@@ -113,6 +113,8 @@ class NativeExecutable:
         self._context[Context.CONTROL] = self.pool.control
         self._context[Context.IMAGE] = self.image.address
         self._context[Context.TABLE] = self._table.ctypes.data
+        self._counters = Room([self._slots.counter_bytes]).take(self._slots.counter_bytes)
+        self._context[Context.COUNTERS] = self._counters.ctypes.data
         self._context[Context.SHARED] = arena
         self._context[Context.PRIVATE] = arena + self.plan.shared_bytes
         self._arguments = [

@@ -290,14 +290,15 @@ class Function:
         """Call what a pointer points at, a function of this type."""
         self.builder.call(_Callee(code.raw, kind), [a.raw for a in arguments])
 
-    def prefetch(self, pointer: Value, writes: bool = False) -> None:
-        """Ask for a cache line that will be read, or written. Any address is fine."""
+    def prefetch(self, pointer: Value, writes: bool = False, level: int = 1) -> None:
+        """Ask for a cache line that will be read, or written, into the cache of this level. Any
+        address is fine."""
         name = "llvm.prefetch.p0"
         known = self.module.globals.get(name)
         if known is None:
             kind = llvm.FunctionType(llvm.VoidType(), [POINTER, I32, I32, I32])
             known = llvm.Function(self.module, kind, name)
-        self.builder.call(known, [pointer.raw, I32(int(writes)), I32(3), I32(1)])
+        self.builder.call(known, [pointer.raw, I32(int(writes)), I32(4 - level), I32(1)])
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c in one rounding where the machine can (two on machines without fma)."""

@@ -5,7 +5,7 @@ barrier wherever a task touches bytes that another thread may still be writing o
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from anychip.compilers.native.plan import Buffer, Foreign, Operand, Outside, Task
@@ -57,21 +57,26 @@ def place(tasks: Sequence[Task]) -> Layout:
     return Layout(offsets, ends[False], ends[True])
 
 
-def barriers(tasks: Sequence[Task], layout: Layout) -> frozenset[int]:
+def barriers(
+    tasks: Sequence[Task], layout: Layout, claimed: Collection[int] = ()
+) -> frozenset[int]:
     """The tasks that must wait for all threads to finish what came before.
 
     Private memory never conflicts. Two row-local tasks with the same number of units give each
     thread the same rows, so through one buffer, taken whole by both, a thread follows only itself.
+    Each thread clears its counters first, so all meet before the first of the `claimed` tasks.
     """
     needed: set[int] = set()
     since: list[Task] = []
+    clear = False
     for index, task in enumerate(tasks):
         if isinstance(task.kernel, Foreign):  # the threads stop before it and start after it
-            since = []
+            since, clear = [], False
             continue
-        if any(_conflict(task, before, layout) for before in since):
+        is_first = index in claimed and not clear
+        if is_first or any(_conflict(task, before, layout) for before in since):
             needed.add(index)
-            since = []
+            since, clear = [], True
         since.append(task)
     return frozenset(needed)
 

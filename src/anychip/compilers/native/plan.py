@@ -22,7 +22,9 @@ class Kernel(Protocol):
 
     `units` is how much work there is to share. A light kernel may be done by every thread for
     itself, which saves a barrier. A `row_local` one reads and writes, in unit u, only the u-th of
-    `units` equal parts of its buffers. The last operand is what is written, the others are read.
+    `units` equal parts of its buffers. `piece`: so many units at least a thread claims at a time
+    while the task runs (claims.py); 0 where each has its part, as whatever is light or row-local.
+    The last operand is what is written, the others are read.
     """
 
     @property
@@ -35,6 +37,8 @@ class Kernel(Protocol):
     def is_light(self) -> bool: ...
     @property
     def row_local(self) -> bool: ...
+    @property
+    def piece(self) -> int: ...
     def emit(self, f: Any, isa: Any, first: Any, last: Any) -> None: ...
 
 
@@ -98,7 +102,7 @@ class Foreign:
     inputs: tuple[Strided, ...]
     result: Strided
 
-    is_light, row_local, units = False, False, 1
+    is_light, row_local, units, piece = False, False, 1, 0
 
     @property
     def name(self) -> str:
@@ -144,6 +148,16 @@ class Task:
         return self.operands[-1]
 
 
+def claimed(tasks: Sequence[Task], threads: int) -> tuple[int, ...]:
+    """The tasks whose units threads claim while they run (claims.py)."""
+
+    def is_claimed(task: Task) -> bool:
+        piece = task.kernel.piece
+        return piece > 0 and not task.each and task.kernel.units >= 2 * threads * piece
+
+    return tuple(i for i, t in enumerate(tasks) if threads > 1 and is_claimed(t))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything `step.py` needs. `barriers` are the tasks before which the threads meet;
@@ -174,6 +188,11 @@ class Plan:
     def pieces(self) -> tuple[int, ...]:
         """The tasks that cpu:xla runs."""
         return tuple(i for i, t in enumerate(self.tasks) if isinstance(t.kernel, Foreign))
+
+    @cached_property
+    def claimed(self) -> tuple[int, ...]:
+        """See `claimed`."""
+        return claimed(self.tasks, self.threads)
 
     @property
     def image(self) -> tuple[PackedWeight | Constant, ...]:

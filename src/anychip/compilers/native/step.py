@@ -12,6 +12,7 @@ from typing import Any
 import llvmlite.ir as llvm
 import numpy as np
 
+from anychip.compilers.native.claims import KERNEL, LINE, emit_shared
 from anychip.compilers.native.ir import I64, POINTER, Function, Value
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.matmul_block import BlockMatmul
@@ -29,22 +30,30 @@ from anychip.compilers.native.pool import emit_barrier
 STAMPS = 3
 """Clock readings a traced task leaves: before its barrier, before its kernel, after it."""
 
-_ROW = 4 + 2 * MOST_OPERANDS
-"""Words of a table row: kernel, units, whether each thread does all, whether to meet first, then
-slot and offset of each operand."""
+_HEAD = 6
+_ROW = _HEAD + 2 * MOST_OPERANDS
+"""Words of a table row: kernel, units, whether each thread does all, whether to meet first, which
+counters its units are claimed by (-1: each thread has its part) and how many at least, then slot
+and offset of each operand."""
 
 
 @dataclass(frozen=True)
 class Context:
     """Where each pointer stands in the context. STAMPS is 0 in a step that is not traced. A step
     runs the tasks from FROM to TO: all of them, or what lies between two pieces of cpu:xla.
+    COUNTERS is memory of `counter_bytes`.
 
     After FIRST come the outside arguments, then the results that are no state.
     """
 
     plan: Plan
 
-    CONTROL, TABLE, STAMPS, FROM, TO, IMAGE, SHARED, PRIVATE, FIRST = range(9)
+    CONTROL, TABLE, STAMPS, FROM, TO, COUNTERS, IMAGE, SHARED, PRIVATE, FIRST = range(10)
+
+    @property
+    def counter_bytes(self) -> int:
+        """A counter for each claimed task and thread."""
+        return len(self.plan.claimed) * self.plan.threads * LINE
 
     def result(self, name: str) -> int:
         new = [r.name for r in self.plan.signature.results if r.updates is None]
@@ -61,6 +70,7 @@ def table(plan: Plan, places: dict[Any, int]) -> np.ndarray:
     context = Context(plan)
     numbers = {name: index for index, name in enumerate(_codes(plan))}
     arguments = {a.name: context.FIRST + i for i, a in enumerate(plan.outside)}
+    counters = {index: at for at, index in enumerate(plan.claimed)}
 
     def where(place: Place) -> tuple[int, int]:
         match place:
@@ -82,11 +92,14 @@ def table(plan: Plan, places: dict[Any, int]) -> np.ndarray:
             task.kernel.units,
             task.each,
             index in plan.barriers,
+            counters.get(index, -1),
+            task.kernel.piece,
         )
-        rows[index, :4] = head
+        rows[index, :_HEAD] = head
         for at, operand in enumerate(task.operands):
             slot, start = where(operand.place)
-            rows[index, 4 + 2 * at : 6 + 2 * at] = slot, start + operand.offset
+            word = _HEAD + 2 * at
+            rows[index, word : word + 2] = slot, start + operand.offset
     return rows
 
 
@@ -127,9 +140,6 @@ def write_step(plan: Plan, isa: Isa) -> llvm.Module:
     return module
 
 
-_KERNEL = llvm.FunctionType(llvm.VoidType(), [POINTER, I64, I64])
-
-
 def _write_loop(f: Function, plan: Plan, kernels: Value, barrier: Any) -> None:
     context, thread = f.arguments["context"], f.arguments["thread"]
     pointers = f.room(8 * MOST_OPERANDS)
@@ -145,22 +155,33 @@ def _write_loop(f: Function, plan: Plan, kernels: Value, barrier: Any) -> None:
             pointer = Value(f, f.builder.inttoptr(place.raw, POINTER))
             pointer.store(f.intrinsic("llvm.readcyclecounter", I64))
 
+    counters = context.at(8 * Context.COUNTERS).load(POINTER)
+    shared = emit_shared(f.module, plan.threads) if plan.claimed else None
+    with f.loop(0, len(plan.claimed)) as index:
+        counters.at((index * plan.threads + thread) * LINE).store(f.i64(0))
     begin, end = (context.at(8 * slot).load(I64) for slot in (Context.FROM, Context.TO))
     with f.loop(begin, end) as index:
         row = rows.at(index * (8 * _ROW))
-        kernel, units, each, meet = (row.at(8 * i).load(I64) for i in range(4))
+        kernel, units, each, meet, claims, piece = (row.at(8 * i).load(I64) for i in range(_HEAD))
         stamp(index, 0)
         with f.when(meet > 0):
             f.builder.call(barrier, [control.raw])
         stamp(index, 1)
         for at in range(MOST_OPERANDS):
-            slot, offset = (row.at(8 * (4 + 2 * at + i)).load(I64) for i in range(2))
+            slot, offset = (row.at(8 * (_HEAD + 2 * at + i)).load(I64) for i in range(2))
             base = context.at(slot * 8).load(POINTER)
             own = thread * plan.private_bytes
             more = f.select(slot.equals(Context.PRIVATE), own, f.i64(0))
             pointers.at(8 * at).store(base.at(offset).at(more))
-        first = f.select(each > 0, f.i64(0), (thread * units) // plan.threads)
-        last = f.select(each > 0, units, ((thread + 1) * units) // plan.threads)
         code = kernels.at(kernel * 8).load(POINTER)
-        f.call_pointer(code, _KERNEL, pointers, first, last)
+        with f.either(claims < 0) as (parted, claimed):
+            with parted:
+                first = f.select(each > 0, f.i64(0), (thread * units) // plan.threads)
+                last = f.select(each > 0, units, ((thread + 1) * units) // plan.threads)
+                f.call_pointer(code, KERNEL, pointers, first, last)
+            with claimed:
+                if shared is not None:
+                    own = counters.at(claims * (plan.threads * LINE))
+                    given = (code, pointers, own, units, piece, thread)
+                    f.builder.call(shared, [v.raw for v in given])
         stamp(index, 2)

@@ -20,7 +20,7 @@ from anychip.compilers.native.executable import Artifacts, NativeExecutable
 from anychip.compilers.native.foreign import compile_pieces
 from anychip.compilers.native.isa import NAMES, Isa, choose
 from anychip.compilers.native.kernels.pointwise import Pointwise, Source, dense_strides
-from anychip.compilers.native.plan import Buffer, Foreign, Outside, Plan
+from anychip.compilers.native.plan import Buffer, Foreign, Outside, Plan, claimed
 from anychip.compilers.native.pool import Pool, check_host
 from anychip.compilers.native.read import Missing, Reader
 from anychip.compilers.native.step import write_step
@@ -261,7 +261,7 @@ def plan_step(module: Module, threads: int, target: str = "cpu:native") -> Plan:
         name=module.name,
         threads=threads,
         tasks=tasks,
-        barriers=memory.barriers(tasks, layout),
+        barriers=memory.barriers(tasks, layout, frozenset(claimed(tasks, threads))),
         offsets=layout.offsets,
         shared_bytes=layout.shared_bytes,
         private_bytes=layout.private_bytes,

@@ -37,7 +37,7 @@ class Attention:
     chunks: int = 1
     together: int = 1
 
-    is_light, row_local = False, False
+    is_light, row_local, piece = False, False, 1
     operands = ("q", "k", "v", "start", "out")
 
     @property
@@ -140,7 +140,7 @@ class MergeChunks:
     value_width: int
     chunks: int
 
-    is_light, row_local = True, False
+    is_light, row_local, piece = True, False, 0
     operands = ("parts", "out")
 
     @property

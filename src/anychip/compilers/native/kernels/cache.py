@@ -28,7 +28,7 @@ class CacheUpdate:
     element: str
     ring: bool
 
-    is_light, row_local = False, False
+    is_light, row_local, piece = False, False, 0
     operands = ("new", "start", "cache")
 
     @property

@@ -23,7 +23,7 @@ class Embed:
     depth: int
     count: int
 
-    is_light, row_local = True, True
+    is_light, row_local, piece = True, True, 0
     operands = ("weights", "tokens", "out")
 
     @property

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from anychip.compilers.native.ir import F32, F32V, Function, Value
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels import number
+from anychip.compilers.native.kernels.ahead import ask_ahead
 from anychip.compilers.native.kernels.store import store_tile
 
 _TOKENS_AT_ONCE = 8
-_AHEAD = 4096
-"""Bytes from what is multiplied to what is asked for, when one token goes through."""
 _CHAINS = 2
 """Independent sums of a token, to hide the multiply-add's latency; as many however many tokens go
 along, so that these do not change its numbers."""
@@ -31,7 +30,7 @@ class DenseMatmul:
     stride: int
     has_residual: bool = False
 
-    is_light, row_local = False, False
+    is_light, row_local, piece = False, False, 1
 
     @property
     def name(self) -> str:
@@ -79,9 +78,8 @@ class DenseMatmul:
         even = self.depth // chains * chains
         with f.loop(0, even, chains) as at:
             if count == 1:
-                f.prefetch(weights.at(at * (16 * size)).at(_AHEAD))
-                if size == 4:
-                    f.prefetch(weights.at(at * (16 * size)).at(_AHEAD + 64))
+                for line in range(0, chains * 16 * size, 64):
+                    ask_ahead(f, weights.at(at * (16 * size)).at(line))
             for chain in range(chains):
                 column(at + chain, chain)
         for at in range(even, self.depth):

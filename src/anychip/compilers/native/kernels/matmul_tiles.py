@@ -24,7 +24,7 @@ from anychip.compilers.native.kernels.number import ROUND
 from anychip.compilers.native.kernels.quantize import GROUP, TILED_BLOCK, TILED_TOKENS, depth64
 from anychip.compilers.native.kernels.store import await_tile, store_tile
 
-_STRIP, _COLUMNS, _PARTIAL = 12, 2048, 1 << 19
+STRIP, _COLUMNS, _PARTIAL = 12, 2048, 1 << 19
 """Rows of tiles that share a pass over x; most columns unpacked at once; most bytes of sums kept
 from some columns to the next. Measured: with 4 rows and 1,024 columns, which the nearest cache
 would hold, x passes by more often, and products of 512 tokens take up to 1.3 times as long."""
@@ -47,14 +47,14 @@ class Product:
     def __init__(self, f: Function, isa: Isa, kernel: Any, layout: BlockLayout):
         self.f, self.isa, self.kernel, self.layout = f, isa, kernel, layout
         self.blocks = depth64(kernel.depth) // COLUMNS
-        strip = min(_STRIP, -(-kernel.rows // 16))
+        strip = min(STRIP, -(-kernel.rows // 16))
         if 64 * kernel.tokens <= _PARTIAL:
             self.parts = -(-self.blocks * COLUMNS // _COLUMNS)
             if self.parts > 1:
                 strip = min(strip, _PARTIAL // (64 * kernel.tokens))
         else:  # all columns at once, so that there is nothing to keep
             self.parts = 1
-            strip = max(1, min(strip, _STRIP * _COLUMNS // (self.blocks * COLUMNS)))
+            strip = max(1, min(strip, STRIP * _COLUMNS // (self.blocks * COLUMNS)))
         self.strip, self.part_blocks = strip, -(-self.blocks // self.parts)
         self.full = min(kernel.tokens, TILED_TOKENS)
         self.rest = kernel.tokens % self.full

@@ -23,7 +23,7 @@ class RmsNorm:
     offset: float = 0.0
     scale: str = ""
 
-    is_light = row_local = True
+    is_light, row_local, piece = True, True, 0
 
     @property
     def name(self) -> str:

@@ -38,7 +38,7 @@ class PagedUpdate:
     strides: tuple[int, int]
     element: str
 
-    is_light, row_local = False, False
+    is_light, row_local, piece = False, False, 0
     operands = ("new", "table", "places", "pool")
 
     @property
@@ -103,7 +103,7 @@ class PagedAttention:
     strides: tuple[int, int]
     chunks: int
 
-    is_light, row_local = False, False
+    is_light, row_local, piece = False, False, 1
     operands = ("q", "k", "v", "table", "places", "out")
 
     @property

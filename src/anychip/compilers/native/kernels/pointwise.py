@@ -68,7 +68,7 @@ class Pointwise:
     numbers: tuple[float, ...] = ()
     element: str = "f32"
 
-    is_light = True
+    is_light, piece = True, 0
 
     @property
     def row_local(self) -> bool:

@@ -66,7 +66,7 @@ class Quantize:
     stride: int
     made: Pointwise | None = None
 
-    is_light = True
+    is_light, piece = True, 0
 
     @property
     def operands(self) -> tuple[str, ...]:

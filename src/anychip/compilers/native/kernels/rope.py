@@ -18,7 +18,7 @@ class Turns:
     tokens: int
     half: int
 
-    is_light, row_local = False, True
+    is_light, row_local, piece = False, True, 0
     operands = ("positions", "inv_freq", "out")
 
     @property
@@ -55,7 +55,7 @@ class Rope:
     interleaved: bool
     strides: tuple[int, int, int]
 
-    is_light = row_local = True
+    is_light, row_local, piece = True, True, 0
     operands = ("x", "turns", "out")
 
     @property

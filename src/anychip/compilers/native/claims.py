@@ -1,0 +1,58 @@
+"""A task's units shared out while it runs, so that no thread waits long for a slower one.
+
+Two cores that read one memory seldom get the same of it, and either may be held up by other
+programs. Every thread has a part of the units, one range; it claims half of what is left of it
+again and again, and once nothing is left it does the same for the threads after it. Which thread
+does a unit changes no number. The pieces shrink as in guided self-scheduling (Polychronopoulos and
+Kuck 1987, doi:10.1109/TC.1987.5009495), but each thread goes through its memory in order.
+"""
+
+from __future__ import annotations
+
+import llvmlite.ir as llvm
+
+from anychip.compilers.native.ir import I64, POINTER, Function, Value
+
+LINE = 64
+"""Bytes of a counter: a cache line, so that claiming one's own disturbs nobody."""
+
+_HELPED = 4
+"""So many others a thread helps at most: with many threads, asking all costs more than it gains."""
+
+KERNEL = llvm.FunctionType(llvm.VoidType(), [POINTER, I64, I64])
+
+
+def emit_shared(module: llvm.Module, threads: int) -> llvm.Function:
+    """`shared(kernel, operands, counters, units, piece, thread)`: on every thread, with the same
+    counters (one a thread, LINE bytes apart, zero before the first comes), it runs `kernel` on each
+    unit once, on a multiple of `piece` at a time. It may return while others still work.
+    """
+    pointers = [(name, POINTER) for name in ("kernel", "operands", "counters")]
+    numbers = [(name, I64) for name in ("units", "piece", "thread")]
+    f = Function(module, "shared", [*pointers, *numbers])
+    f.raw.linkage = "internal"
+    f.raw.attributes.add("noinline")
+    with f, f.loop(0, min(threads, 1 + _HELPED)) as turn:
+        _finish(f, (f.arguments["thread"] + turn) % threads, threads)
+    return f.raw
+
+
+def _finish(f: Function, owner: Value, threads: int) -> None:
+    """Claim pieces of a thread's part until nothing is left of it."""
+    b, units, piece = f.builder, f.arguments["units"], f.arguments["piece"]
+    first, last = ((owner + i) * units // threads for i in (0, 1))
+    pieces = (last - first + piece - 1) // piece
+    counter = f.arguments["counters"].at(owner * LINE).raw
+    again, run, done = (f.raw.append_basic_block(n) for n in ("again", "run", "done"))
+    b.branch(again)
+    b.position_at_end(again)
+    claims = Value(f, b.atomic_rmw("add", counter, I64(1), "monotonic"))
+    claims = f.select(claims > 63, f.i64(63), claims)  # a shift by more has no meaning
+    left = Value(f, b.lshr(pieces.raw, claims.raw))
+    b.cbranch((left > 0).raw, run, done)
+    b.position_at_end(run)
+    begin, end = (first + (pieces - rest) * piece for rest in (left, left >> 1))
+    end = f.select(end > last, last, end)
+    f.call_pointer(f.arguments["kernel"], KERNEL, f.arguments["operands"], begin, end)
+    b.branch(again)
+    b.position_at_end(done)
