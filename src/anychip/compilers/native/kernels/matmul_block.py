@@ -97,7 +97,7 @@ class BlockMatmul:
         with f.loop(first * self.together, last * self.together, self.together) as tile:
             weights = f.arguments["weights"].at(tile * self._row_bytes)
             if whole == step:
-                self._some(f, isa, tile, weights, f.i64(0), step)
+                self._some(f, isa, tile, weights, f.i64(0), step, is_first=True)
             else:
                 with f.loop(0, whole, step) as token:
                     self._some(f, isa, tile, weights, token, step)
@@ -110,9 +110,17 @@ class BlockMatmul:
         return LAYOUTS[self.format].row_bytes(self._blocks)
 
     def _some(
-        self, f: Function, isa: Isa, tile: Value, weights: Value, token: Value, count: int
+        self,
+        f: Function,
+        isa: Isa,
+        tile: Value,
+        weights: Value,
+        token: Value,
+        count: int,
+        is_first: bool = False,
     ) -> None:
-        """`count` tokens through `together` rows of tiles, block by block."""
+        """`count` tokens through `together` rows of tiles, block by block, for the first time or
+        once more."""
         layout, stride = LAYOUTS[self.format], record_bytes(self.depth)
         x = f.arguments["x"].at(token * stride)
         zero = f.constant(F32V, 0.0)
@@ -124,7 +132,7 @@ class BlockMatmul:
             for row in rows:
                 own = weights.at(row * self._row_bytes)
                 w = layout.tile(own, block)
-                if count == 1:
+                if is_first:
                     for line in range(0, layout.tile_bytes, 64):
                         ask_ahead(f, w.at(line))
                 for group in range(layout.groups):

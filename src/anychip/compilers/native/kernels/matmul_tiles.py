@@ -19,6 +19,7 @@ import llvmlite.ir as llvm
 
 from anychip.compilers.native.ir import F32, F32V, I8, I32V, Function, Value, vector
 from anychip.compilers.native.isa import Isa
+from anychip.compilers.native.kernels.ahead import ask_ahead
 from anychip.compilers.native.kernels.layout import COLUMNS, BlockLayout
 from anychip.compilers.native.kernels.number import ROUND
 from anychip.compilers.native.kernels.quantize import GROUP, TILED_BLOCK, TILED_TOKENS, depth64
@@ -91,6 +92,8 @@ class Product:
         zero = f.constant(_BYTES, layout.zero if layout.zero < 128 else -128)
         with f.loop(0, len(blocks)) as block:
             w = layout.tile(weights, block + blocks.start)
+            for line in range(0, layout.tile_bytes, 64):
+                ask_ahead(f, w.at(line))
             for index, quants in enumerate(layout.quartets(w, 0, 16)):
                 signed = quants.bits_as(_BYTES)
                 signed = signed - zero if layout.zero else signed
