@@ -113,7 +113,7 @@ class Product:
         self, base: Value, tile: Value, token: Value, count: int, part: int, blocks: range
     ) -> None:
         """`count` tokens with one row of tiles."""
-        f = self.f
+        f, layout = self.f, self.layout
         x = f.arguments["x"].at(token // TILED_TOKENS * (self.blocks * TILED_BLOCK))
         lines = self.unpacked.at((tile - base) * (self.part_blocks * 1024))
         weights = f.arguments["weights"].at(tile * self.row_bytes)
@@ -140,12 +140,22 @@ class Product:
                 steps += self._scale(both, group, meta.at(at), sums)
             return steps
 
+        def ask(block: Value) -> None:
+            """For what is unpacked after this, while nothing else comes from memory."""
+            is_last = part == self.parts - 1
+            row = weights.at(self.strip * self.row_bytes) if is_last else weights
+            w = layout.tile(row, block + ((0 if is_last else blocks.stop) - blocks.start))
+            for line in range(0, layout.tile_bytes, 64):
+                f.prefetch(w.at(line), level=2)
+
         if count == self.full:
             # A block's numbers are scaled while tiles multiply the next block's; and no loads
             # wait behind stores whose numbers are not there yet.
             _in_turns(products(f.i64(blocks.start)))
             self._store()
             with f.loop(blocks.start + 1, blocks.stop) as block:
+                if self.kernel.tokens <= TILED_TOKENS:
+                    ask(block)
                 _in_turns(products(block), scale(block - 1))
                 self._store()
             _in_turns(scale(f.i64(blocks.stop - 1)))

@@ -35,7 +35,7 @@ def record_bytes(depth: int) -> int:
 
 
 TILED_TOKENS = 16
-FEWEST_TILED = 6
+FEWEST_TILED = 9
 """From how many rows on tile registers are faster than vectors."""
 TILED_BLOCK = TILED_TOKENS * (64 + 2 * 8)
 """Bytes of 64 columns of sixteen rows."""
