@@ -7,7 +7,7 @@
 requests: 200 of mixed lengths, a third cancelled, KV cache for a tenth of their need; the others
 must end with the tokens they get alone. context: one long answer, tokens a second by context, and
 llama.cpp's at the same lengths in turns with it.
-guess: prompt lookup on a text that repeats itself and on one that does not, in turns with none.
+guess: prompt lookup on a text that repeats itself, on code and on prose, in turns with none.
 kv: decoding behind 4,096 tokens with caches of f32, f16 and q8_0, in turns; how well the model then
 foretells the shipped text, here and where activations stay f32 (cpu:xla), and how many of 1,000
 greedy tokens come before the first that f32 would not have chosen. Elsewhere caches are of f16, as
@@ -60,6 +60,7 @@ TEXTS = (
 )
 REPEATS = "Write the same list again.\n" + "apple, pear, plum, cherry, quince, fig, date\n" * 4
 NO_STOP = Stop()
+CODE = "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return a - b\n\ndef mul(a, b):\n"
 CACHES = ("f32", "f16", "q8_0")
 PEER_STEPS = 24
 """Steps the peer decodes at each length; the engine decodes all of a window."""
@@ -175,7 +176,7 @@ class Bench:
     def guess(self, rounds: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         limits = {"pages": 512 // PAGE, "step_tokens": 64, "sequences": 1, "context": 512}
-        for name, text in (("repeats", REPEATS), ("prose", TEXTS[1])):
+        for name, text in (("repeats", REPEATS), ("code", CODE), ("prose", TEXTS[1])):
             prompt = prompt_ids(self.model, text)
             plain = self.engine(limits)
             ahead = self.engine(limits, Speculation(drafter=PromptLookup(), most=7))

@@ -15,6 +15,7 @@ from anychip.frontends.llm import MLA
 from anychip.llm import Limits, Sampling, Stop
 from anychip.llm.engine import Engine, Speculation
 from anychip.llm.generate import compile_runner
+from anychip.llm.paged import Pace
 from anychip.llm.speculate import Acceptance, DraftModel, PromptLookup, best_length
 
 LIMITS = Limits(pages=12, page_tokens=4, step_tokens=16, sequences=6, context=48)
@@ -151,12 +152,12 @@ def test_where_no_guess_pays_one_is_compared_with_what_comes(tiny, looping):
     plain = engine(model)
     want = answers(plain.generate(looping, max_new=24))
     one = engine(model, speculation=Speculation(drafter=PromptLookup(), most=4))
-    one.steps.pace = lambda: (0.0, 1.0)
+    one.steps.pace = lambda: Pace({n: float(n) for n in (1, 2, 4, 8)})
     assert answers(one.generate(looping, max_new=24)) == want
     assert one.acceptance.checks == 0
     assert one.batches == plain.batches
     lucky = engine(model, speculation=Speculation(drafter=PromptLookup(), most=4))
-    lucky.steps.pace = lambda: (1.0, 0.0)
+    lucky.steps.pace = lambda: Pace(dict.fromkeys((1, 2, 4, 8), 1.0))
     assert answers(lucky.generate(looping, max_new=24)) == want
     assert lucky.acceptance.checks > 0
 
@@ -328,15 +329,13 @@ def test_models_and_targets_that_cannot_are_refused(tiny):
 
 
 def test_the_best_length_follows_the_rate():
-    def cost(count):
-        return 1 + 0.1 * count
-
-    assert best_length(0.0, 8, cost) == 0
-    assert best_length(1.0, 8, cost) == 8
-    lengths = [best_length(rate, 8, cost) for rate in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    costs = [1 + 0.1 * count for count in range(9)]
+    assert best_length(0.0, costs) == 0
+    assert best_length(1.0, costs) == 8
+    lengths = [best_length(rate, costs) for rate in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert lengths == sorted(lengths)
     # Steps of powers of two: a third guess goes along with the second.
-    assert best_length(0.6, 3, lambda count: (1, 1.2, 1.6, 1.6)[count]) == 3
+    assert best_length(0.6, (1, 1.2, 1.6, 1.6)) == 3
     stats = Acceptance("x")
     stats.add(4, 2)
     stats.add(3, 0)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -27,7 +28,7 @@ from anychip.core import (
 )
 from anychip.llm import scheduler
 from anychip.llm.generate import Piece, check_ids
-from anychip.llm.paged import PagedSteps, Row
+from anychip.llm.paged import Pace, PagedSteps, Row
 from anychip.llm.sampling import History, Sampling, draw, logprobs
 from anychip.llm.scheduler import Batch, Limits, Request, Slice
 from anychip.llm.speculate import Acceptance, Drafter, SeesHidden, best_length
@@ -110,8 +111,10 @@ class Engine:
             progress,
         )
         self.acceptance = Acceptance(speculation.drafter.name) if speculation else None
-        self._making_s: deque[float] = deque(maxlen=8)
-        self._pace: tuple[float, float] | None = None
+        self._makings_s: deque[float] = deque(maxlen=8)
+        self._making_s = 0.0
+        self._guess_costs: dict[int, Sequence[float]] = {}
+        self._pace: Pace | None = None
         self.batches = 0
         self._clock, self._state = clock, scheduler.start(limits)
         self._answers: dict[int, _Answer] = {}
@@ -249,7 +252,7 @@ class Engine:
         `_compute` put them: those without logits, then from `last` on the others."""
         drafter = self.speculation.drafter if self.speculation else None
         hidden = self.steps.hidden
-        if not isinstance(drafter, SeesHidden) or hidden is None:
+        if hidden is None or not isinstance(drafter, SeesHidden):
             return
         first = 0
         for one in batch.slices:
@@ -328,14 +331,15 @@ class Engine:
         assert self.speculation is not None
         if self.batches % 8 == 0 or self._pace is None:
             self._pace = self.steps.pace()
-        pace, making = self._pace, median(self._making_s) if self._making_s else 0.0
-        seldom = 1 if pace is None or making < 0.01 * sum(pace) else 8
-        cost = self._guess_cost(sum(one.samples for one in batch.slices), pace, making)
+            self._making_s = median(self._makings_s) if self._makings_s else 0.0
+            self._guess_costs.clear()
+        seldom = 1 if self._pace is None or self._making_s < 0.01 * self._pace.seconds(1) else 8
+        costs = self._costs(sum(one.samples for one in batch.slices))
         for one in batch.slices:
             answer = self._answers.get(one.id)
             if answer is None or not one.samples or answer.acceptance is None:
                 continue
-            count = best_length(answer.acceptance.rate, self.speculation.most, cost)
+            count = best_length(answer.acceptance.rate, costs)
             answer.expected = None
             if not count:
                 answer.without_guess += 1
@@ -344,29 +348,30 @@ class Engine:
             started = time.perf_counter()
             text = [*answer.prompt, *answer.tokens]
             guesses = self.speculation.drafter.draft(one.id, text, max(count, 1))
-            self._making_s.append((time.perf_counter() - started) / max(count, 1))
+            self._makings_s.append((time.perf_counter() - started) / max(count, 1))
             if count:
                 self._state = scheduler.propose(self._state, one.id, guesses)
             elif guesses:
                 answer.expected = guesses[0]
 
-    def _guess_cost(
-        self, sequences: int, pace: tuple[float, float] | None, making: float
-    ) -> Callable[[int], float]:
-        """What so many guesses for each of these sequences cost in steps without any, `making`
-        seconds each included."""
+    def _costs(self, sequences: int) -> Sequence[float]:
+        """What 0, 1, 2, … guesses for each of these sequences cost in steps without any, making
+        them included."""
+        if sequences in self._guess_costs:
+            return self._guess_costs[sequences]
         assert self.speculation is not None
-        token_cost = self.speculation.token_cost
+        pace, counts = self._pace, range(self.speculation.most + 1)
         if pace is None:
-            return lambda count: 1 + count * token_cost
-        base, token = pace
-
-        def seconds(count: int) -> float:
-            tokens = self.steps.size(sequences * (1 + count), self.limits.step_tokens)
-            return base + tokens * token + sequences * count * making
-
-        alone = max(seconds(0), 1e-9)
-        return lambda count: max(seconds(count) / alone, 1 + 0.01 * count)
+            costs = [1 + count * self.speculation.token_cost for count in counts]
+        else:
+            size = partial(self.steps.size, most=self.limits.step_tokens)
+            seconds = [
+                pace.seconds(size(sequences * (1 + n))) + sequences * n * self._making_s
+                for n in counts
+            ]
+            costs = [max(s / max(seconds[0], 1e-9), 1 + 0.01 * n) for n, s in enumerate(seconds)]
+        self._guess_costs[sequences] = costs
+        return costs
 
     def _line(self, one: Slice) -> int:
         """The sequence's line in the table, which lists its pages."""

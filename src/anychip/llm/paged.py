@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import linear_regression, median
 from typing import Any
 
@@ -43,6 +44,27 @@ class Row:
     token: int
     line: int
     position: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a step by its tokens: as measured where steps of that size ran, else from a line
+    through those that did. A line alone says too little: steps that are bound by reading weights
+    cost hardly more with two tokens, and other sizes use other kernels."""
+
+    measured: Mapping[int, float]
+
+    def seconds(self, tokens: int) -> float:
+        """Needs two sizes measured, or this one."""
+        if tokens in self.measured:
+            return self.measured[tokens]
+        slope, base = self._line
+        return max(base, 0.0) + max(slope, 0.0) * tokens
+
+    @cached_property
+    def _line(self) -> tuple[float, float]:
+        slope, base = linear_regression(list(self.measured), list(self.measured.values()))
+        return slope, base
 
 
 @dataclass
@@ -121,18 +143,13 @@ class PagedSteps:
         self.hidden = None if self.hidden is None else self.hidden[padding:]
         return logits[count - wanted :] if wanted else logits[:0]
 
-    def pace(self) -> tuple[float, float] | None:
-        """(seconds of any step, seconds of each token in it), a line through the medians of small
-        steps so far; None before two sizes were run often enough."""
-        known = {
-            tokens: median(seconds)
-            for (tokens, _), seconds in self.seconds.items()
-            if tokens <= 64 and len(seconds) >= 4
-        }
-        if len(known) < 2:
-            return None
-        slope, base = linear_regression(list(known), list(known.values()))
-        return max(base, 0.0), max(slope, 0.0)
+    def pace(self) -> Pace | None:
+        """The medians of small steps so far; None before two sizes were run often enough."""
+        recent: dict[int, list[float]] = {}
+        for (tokens, _), seconds in self.seconds.items():
+            recent.setdefault(tokens, []).extend(seconds)
+        known = {n: median(all_) for n, all_ in recent.items() if n <= 64 and len(all_) >= 4}
+        return Pace(known) if len(known) > 1 else None
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole pages, (from, to), in this order."""

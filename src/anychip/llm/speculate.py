@@ -5,7 +5,7 @@ those without guessing, token by token, whatever the sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -168,14 +168,14 @@ class Acceptance:
         }
 
 
-def best_length(rate: float, most: int, cost: Callable[[int], float]) -> int:
+def best_length(rate: float, costs: Sequence[float]) -> int:
     """How many guesses pay most, each true with probability `rate` after the one before, when
-    making and checking so many takes `cost` of a step without any (arXiv:2211.17192, eq. 1); none
+    making and checking n takes costs[n] of a step without any (arXiv:2211.17192, eq. 1); none
     where the best would save less than one step in twenty, for rates are seen late."""
-
-    def gain(count: int) -> float:
-        expected = count + 1 if rate >= 1 else (1 - rate ** (count + 1)) / (1 - rate)
-        return expected / cost(count)
-
-    best = max(range(most + 1), key=gain)
-    return best if gain(best) > 1.05 * gain(0) else 0
+    best, most, expected, chance = 0, 1.05 / costs[0], 1.0, 1.0
+    for count, cost in enumerate(costs[1:], 1):
+        chance *= rate
+        expected += chance
+        if expected / cost > most:
+            best, most = count, expected / cost
+    return best
