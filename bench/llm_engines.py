@@ -121,26 +121,14 @@ class Native:
 
 def reader(native: Native) -> Callable[[], float]:
     """A function that adds up all packed weights once on the same threads, and says how long that
-    took (roof.py)."""
-    import llvmlite.ir as llvm
-    from roof import UNIT, counters, write_shared, write_sum
+    took."""
+    from anychip.compilers.native.roof import Roof
 
-    from anychip.compilers.native import jit
-
-    plan, image, pool = native.decode.plan, native.decode.image, native.decode.pool
-    units = native.weight_bytes // UNIT
-    module = llvm.Module("read")
-    write_shared(module, "read", write_sum(module), units, 1, plan.threads)
-    code = jit.build(module, ["read"], native.decode.isa)
-    own, sums = counters(1, plan.threads), np.zeros(65 * 64, np.uint8)
-    where = -(-sums.ctypes.data // 64) * 64
-    row = np.array([own.ctypes.data, image.address, where], np.int64)
+    roof = Roof(native.decode.pool, native.decode.image.address, native.weight_bytes)
 
     def read() -> float:
-        assert len(sums)  # kept alive
-        own[:] = 0
         started = time.perf_counter()
-        pool.run(code.address("read"), row.ctypes.data)
-        return (time.perf_counter() - started) * native.weight_bytes / (units * UNIT)
+        roof()
+        return (time.perf_counter() - started) * native.weight_bytes / roof.nbytes
 
     return read

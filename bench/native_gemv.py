@@ -3,7 +3,7 @@
     python bench/native_gemv.py [--quick] [--json FILE] [--svg FILE] [--threads N]
 
 Matrices follow each other through memory far larger than the caches near a core, as a model's do.
-A sum over the same bytes on the same threads (roof.py) is taken in every round; a ratio is the
+A sum over the same bytes on the same threads (`Roof`) is taken in every round; a ratio is the
 median of the rounds' ratios.
 """
 
@@ -22,16 +22,17 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import llvmlite.ir as llvm
 import numpy as np
-from roof import UNIT, counters, write_shared, write_sum
 
 from anychip.compilers import hugepages
 from anychip.compilers.native import jit
+from anychip.compilers.native.claims import counters, write_shared
 from anychip.compilers.native.isa import Isa, choose
 from anychip.compilers.native.kernels.layout import LAYOUTS
 from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.kernels.matmul_dense import DenseMatmul
 from anychip.compilers.native.kernels.quantize import record_bytes
 from anychip.compilers.native.pool import Pool
+from anychip.compilers.native.roof import UNIT, write_sum
 from anychip.compilers.native.step import write_kernel
 from anychip.core import SetupError
 

@@ -156,6 +156,7 @@ def test_bench_llm_gives_the_figures_others_rely_on(cli, tiny_gguf):
     found = json.loads(out)
     for key in ("decode_tok_s", "prefill_tok_s", "gb_s", "bandwidth_gb_s", "ratio"):
         assert found[key] > 0
+    assert found["bandwidth_by"] in ("cpu:native's sum", "XLA's sum")
     assert found["engine"] == "anychip cpu:xla"
     assert found["threads"] == 2
     assert (found["j_per_tok"] is None) == bool(found["j_per_tok_why_not"])

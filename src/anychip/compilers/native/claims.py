@@ -9,7 +9,10 @@ Kuck 1987, doi:10.1109/TC.1987.5009495), but each thread goes through its memory
 
 from __future__ import annotations
 
+from typing import Any
+
 import llvmlite.ir as llvm
+import numpy as np
 
 from anychip.compilers.native.ir import I64, POINTER, Function, Value
 
@@ -56,3 +59,22 @@ def _finish(f: Function, owner: Value, threads: int) -> None:
     f.call_pointer(f.arguments["kernel"], KERNEL, f.arguments["operands"], begin, end)
     b.branch(again)
     b.position_at_end(done)
+
+
+def write_shared(
+    module: llvm.Module, name: str, kernel: Any, units: int, piece: int, threads: int
+) -> None:
+    """`name(context, thread)`: the kernel shared out among threads. The context is `counters`, then
+    the kernel's operands."""
+    shared: Any = module.globals.get("shared") or emit_shared(module, threads)
+    f = Function(module, name, [("context", POINTER), ("thread", I64)])
+    with f:
+        context, thread = f.arguments["context"], f.arguments["thread"]
+        numbers = (f.i64(units), f.i64(max(piece, 1)), thread)
+        given = (f.plain_pointer(kernel), context.at(8), context.load(POINTER), *numbers)
+        f.builder.call(shared, [one.raw for one in given])
+
+
+def counters(runs: int, threads: int) -> np.ndarray:
+    """For so many runs, one after the other; to be zeroed before they are run again."""
+    return np.zeros((runs, threads * LINE // 8), np.int64)

@@ -20,14 +20,14 @@ import numpy as np
 
 from anychip.compilers.cache import cpu_features, keep
 from anychip.compilers.native import jit
-from anychip.compilers.native.ir import I64, POINTER, Function
+from anychip.compilers.native.claims import counters, write_shared
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels.matmul_block import BlockMatmul
 from anychip.compilers.native.kernels.quantize import record_bytes
 from anychip.compilers.native.pool import Pool
 from anychip.compilers.native.step import write_kernel
 
-VERSION = 1
+VERSION = 2
 """Goes up when the measurement changes."""
 
 NEAR, BUSY, AGAIN_S = 0.97, 0.1, 600.0
@@ -115,7 +115,7 @@ def _measure(isa: Isa, wanted: list[int]) -> tuple[Rates, float]:
     out = np.zeros(4 * _ROWS + 64, np.uint8)
     places = [-(-a.ctypes.data // 64) * 64 for a in (x, out)]
     starts = range(0, _BYTES - kernel.packed_bytes + 1, kernel.packed_bytes)
-    rows = np.array([[memory.ctypes.data + at, *places] for at in starts], np.int64)
+    rows = np.array([[0, memory.ctypes.data + at, *places] for at in starts], np.int64)
     pools = {n: Pool(n, isa) for n in wanted}
     codes = {n: _code(kernel, n, isa) for n in wanted}
     rates = dict.fromkeys(wanted, 0.0)
@@ -123,6 +123,8 @@ def _measure(isa: Isa, wanted: list[int]) -> tuple[Rates, float]:
         for _ in range(_ROUNDS):
             for n in wanted:
                 address = codes[n].address("product")
+                own = counters(len(rows), n)
+                rows[:, 0] = own.ctypes.data + own.strides[0] * np.arange(len(rows))
                 started = time.perf_counter()
                 for row in rows:
                     pools[n].run(address, row.ctypes.data)
@@ -136,14 +138,10 @@ def _measure(isa: Isa, wanted: list[int]) -> tuple[Rates, float]:
 
 
 def _code(kernel: BlockMatmul, threads: int, isa: Isa) -> jit.Code:
-    """`product(context, thread)`: a thread's share of one matrix."""
+    """`product(context, thread)`: one matrix, shared out as in a step."""
     module = llvm.Module("threads")
     code = write_kernel(module, kernel, isa)
-    f = Function(module, "product", [("context", POINTER), ("thread", I64)])
-    with f:
-        context, thread = f.arguments["context"], f.arguments["thread"]
-        first, last = ((thread + i) * kernel.units // threads for i in (0, 1))
-        f.builder.call(code, [context.raw, first.raw, last.raw])
+    write_shared(module, "product", code, kernel.units, kernel.piece, threads)
     return jit.build(module, ["product"], isa)
 
 
