@@ -3,8 +3,8 @@
     python bench/native_gemv.py [--quick] [--json FILE] [--svg FILE] [--threads N]
 
 Matrices follow each other through memory far larger than the caches near a core, as a model's do.
-A sum over the same bytes on the same threads (`Roof`) is taken in every round; a ratio is the
-median of the rounds' ratios.
+A sum over the same bytes on the same threads (roof.py) is taken in every round; a ratio is the
+median of the rounds' ratios, its spread their quartiles.
 """
 
 from __future__ import annotations
@@ -96,21 +96,22 @@ def measure(threads: int, rounds: int, say: Callable[[str], None]) -> list[dict[
             product = Product(kernel, pool, isa, memory)
             times = [(product.seconds("sum"), product.seconds("product")) for _ in range(rounds)]
             size = product.bytes * product.count
-            ratios = sorted(bare / ours for bare, ours in times[1:])
+            ratios = [bare / ours for bare, ours in times[1:]]
+            low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
             row = {
                 "format": form,
                 "shape": shape,
                 "threads": threads,
                 "gb_s": size / statistics.median(t for _, t in times[1:]) / 1e9,
                 "bandwidth_gb_s": size / statistics.median(t for t, _ in times[1:]) / 1e9,
-                "ratio": statistics.median(ratios),
-                "ratio_low": ratios[0],
-                "ratio_high": ratios[-1],
+                "ratio": ratio,
+                "ratio_low": low,
+                "ratio_high": high,
             }
             rows.append(row)
             say(
                 f"{shape:>10} {form:>5} {row['gb_s']:6.1f} of {row['bandwidth_gb_s']:5.1f} GB/s, "
-                f"ratio {row['ratio']:.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+                f"ratio {ratio:.2f} ({low:.2f}–{high:.2f})"
             )
     return rows
 
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     try:
-        rows = measure(options.threads, 4 if options.quick else 12, print)
+        rows = measure(options.threads, 4 if options.quick else 25, print)
     except SetupError as error:
         parser.exit(2, f"{error}\n")
     if options.json:

@@ -66,7 +66,7 @@ def gemv(report: dict[str, Any]) -> str:
         rows.append(tuple(line))
     threads = report["rows"][0]["threads"]
     head = f"{report['isa']}, threads: {threads}, load before: {report['load']:.1f}. GB/s, then the"
-    note = f"{head} share of the sum's pace and its range over the rounds."
+    note = f"{head} share of the sum's pace and the middle half of its rounds."
     return f"{note}\n\n{_table('format|' + '|'.join(shapes), rows)}"
 
 
@@ -332,7 +332,6 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "llm": ("llm.json", llm),
     "cold": ("cold-start.json", cold),
     "llm-1": ("llm-1-thread.json", llm),
-    "llm-prefill": ("llm-prefill.json", llm),
     "gemv": ("native-gemv.json", gemv),
     "gemv-1": ("native-gemv-1-thread.json", gemv),
     "context": ("engine.json", context),

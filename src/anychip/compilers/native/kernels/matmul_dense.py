@@ -56,14 +56,25 @@ class DenseMatmul:
         size = number.SIZES[self.element]
         with f.loop(first, last) as tile:
             weights = f.arguments["weights"].at(tile * (16 * size * self.depth))
-            with f.loop(0, whole, step) as token:
-                self._some(f, isa, tile, weights, token, step)
+            if whole == step:
+                self._some(f, isa, tile, weights, f.i64(0), step, is_first=True)
+            else:
+                with f.loop(0, whole, step) as token:
+                    self._some(f, isa, tile, weights, token, step)
             if self.tokens > whole:
                 self._some(f, isa, tile, weights, f.i64(whole), self.tokens - whole)
 
     def _some(
-        self, f: Function, isa: Isa, tile: Value, weights: Value, token: Value, count: int
+        self,
+        f: Function,
+        isa: Isa,
+        tile: Value,
+        weights: Value,
+        token: Value,
+        count: int,
+        is_first: bool = False,
     ) -> None:
+        """`count` tokens through a row of tiles, for the first time or once more."""
         size = number.SIZES[self.element]
         chains = _CHAINS
         x = f.arguments["x"].at(token * (4 * self.stride))
@@ -77,7 +88,7 @@ class DenseMatmul:
 
         even = self.depth // chains * chains
         with f.loop(0, even, chains) as at:
-            if count == 1:
+            if is_first:
                 for line in range(0, chains * 16 * size, 64):
                     ask_ahead(f, weights.at(at * (16 * size)).at(line))
             for chain in range(chains):
