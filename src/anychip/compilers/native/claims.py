@@ -41,23 +41,30 @@ def emit_shared(module: llvm.Module, threads: int) -> llvm.Function:
 
 
 def _finish(f: Function, owner: Value, threads: int) -> None:
-    """Claim pieces of a thread's part until nothing is left of it."""
+    """Claim pieces of a thread's part until nothing is left of it. A look comes before each claim:
+    lines that are only looked at stay with several threads at once."""
     b, units, piece = f.builder, f.arguments["units"], f.arguments["piece"]
     first, last = ((owner + i) * units // threads for i in (0, 1))
     pieces = (last - first + piece - 1) // piece
     counter = f.arguments["counters"].at(owner * LINE).raw
-    again, run, done = (f.raw.append_basic_block(n) for n in ("again", "run", "done"))
-    b.branch(again)
-    b.position_at_end(again)
-    claims = Value(f, b.atomic_rmw("add", counter, I64(1), "monotonic"))
-    claims = f.select(claims > 63, f.i64(63), claims)  # a shift by more has no meaning
-    left = Value(f, b.lshr(pieces.raw, claims.raw))
-    b.cbranch((left > 0).raw, run, done)
+    look, claim, run, done = (f.raw.append_basic_block(n) for n in ("look", "claim", "run", "done"))
+
+    def left(claims: Any) -> Value:
+        number = Value(f, claims)
+        return pieces >> f.select(number > 63, f.i64(63), number)  # by more has no meaning
+
+    b.branch(look)
+    b.position_at_end(look)
+    seen = left(b.load_atomic(counter, "monotonic", 8, typ=I64))
+    b.cbranch((seen > 0).raw, claim, done)
+    b.position_at_end(claim)
+    own = left(b.atomic_rmw("add", counter, I64(1), "monotonic"))
+    b.cbranch((own > 0).raw, run, done)
     b.position_at_end(run)
-    begin, end = (first + (pieces - rest) * piece for rest in (left, left >> 1))
+    begin, end = (first + (pieces - rest) * piece for rest in (own, own >> 1))
     end = f.select(end > last, last, end)
     f.call_pointer(f.arguments["kernel"], KERNEL, f.arguments["operands"], begin, end)
-    b.branch(again)
+    b.branch(look)
     b.position_at_end(done)
 
 
