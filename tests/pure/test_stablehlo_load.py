@@ -105,6 +105,21 @@ def test_small_and_uniform_constants_stay() -> None:
     assert not from_source(text).weights
 
 
+@pytest.mark.parametrize("count", [3, 4096])
+def test_complex_constants_stay_and_are_read(count: int) -> None:
+    numbers = ", ".join(f"({i}.0, {2 * i}.0)" for i in range(count))
+    kind = f"tensor<{count}xcomplex<f32>>"
+    module = from_source(f"""
+func.func @main() -> {kind} {{
+  %c = stablehlo.constant dense<[{numbers}]> : {kind}
+  return %c : {kind}
+}}""")
+    assert not module.weights
+    (constant,) = walk(module)
+    want = (1 + 2j) * np.arange(count)
+    np.testing.assert_array_equal(constant.op.attributes["value"], want.astype(np.complex64))
+
+
 @pytest.mark.parametrize(
     ("version", "says"), [("9.9.9", "reads up to"), ("0.1.0", "reads 0.9.0 to")]
 )
