@@ -15,7 +15,7 @@ BUDGETS = {
     "frontends": 14200,
     "profile": 900,
     "passes": 1400,
-    "compilers": 12450,
+    "compilers": 12550,
     "twin": 6000,
     "debug": 600,
     "chips": 950,
