@@ -111,8 +111,8 @@ class Engine:
             progress,
         )
         self.acceptance = Acceptance(speculation.drafter.name) if speculation else None
-        self._makings_s: deque[float] = deque(maxlen=8)
-        self._making_s = 0.0
+        self._draft_times_s: deque[float] = deque(maxlen=8)
+        self._draft_s = 0.0
         self._guess_costs: dict[int, Sequence[float]] = {}
         self._pace: Pace | None = None
         self.batches = 0
@@ -331,9 +331,9 @@ class Engine:
         assert self.speculation is not None
         if self.batches % 8 == 0 or self._pace is None:
             self._pace = self.steps.pace()
-            self._making_s = median(self._makings_s) if self._makings_s else 0.0
+            self._draft_s = median(self._draft_times_s) if self._draft_times_s else 0.0
             self._guess_costs.clear()
-        seldom = 1 if self._pace is None or self._making_s < 0.01 * self._pace.seconds(1) else 8
+        seldom = 1 if self._pace is None or self._draft_s < 0.01 * self._pace.seconds(1) else 8
         costs = self._costs(sum(one.samples for one in batch.slices))
         for one in batch.slices:
             answer = self._answers.get(one.id)
@@ -348,7 +348,7 @@ class Engine:
             started = time.perf_counter()
             text = [*answer.prompt, *answer.tokens]
             guesses = self.speculation.drafter.draft(one.id, text, max(count, 1))
-            self._makings_s.append((time.perf_counter() - started) / max(count, 1))
+            self._draft_times_s.append((time.perf_counter() - started) / max(count, 1))
             if count:
                 self._state = scheduler.propose(self._state, one.id, guesses)
             elif guesses:
@@ -366,7 +366,7 @@ class Engine:
         else:
             size = partial(self.steps.size, most=self.limits.step_tokens)
             seconds = [
-                pace.seconds(size(sequences * (1 + n))) + sequences * n * self._making_s
+                pace.seconds(size(sequences * (1 + n))) + sequences * n * self._draft_s
                 for n in counts
             ]
             costs = [max(s / max(seconds[0], 1e-9), 1 + 0.01 * n) for n, s in enumerate(seconds)]

@@ -156,7 +156,7 @@ def _write_loop(f: Function, plan: Plan, kernels: Value, barrier: Any) -> None:
             pointer.store(f.intrinsic("llvm.readcyclecounter", I64))
 
     counters = context.at(8 * Context.COUNTERS).load(POINTER)
-    shared = emit_shared(f.module, plan.threads) if plan.claimed else None
+    shared = emit_shared(f.module, plan.threads)
     with f.loop(0, len(plan.claimed)) as index:
         counters.at((index * plan.threads + thread) * LINE).store(f.i64(0))
     begin, end = (context.at(8 * slot).load(I64) for slot in (Context.FROM, Context.TO))
@@ -180,8 +180,7 @@ def _write_loop(f: Function, plan: Plan, kernels: Value, barrier: Any) -> None:
                 last = f.select(each > 0, units, ((thread + 1) * units) // plan.threads)
                 f.call_pointer(code, KERNEL, pointers, first, last)
             with claimed:
-                if shared is not None:
-                    own = counters.at(claims * (plan.threads * LINE))
-                    given = (code, pointers, own, units, piece, thread)
-                    f.builder.call(shared, [v.raw for v in given])
+                own = counters.at(claims * (plan.threads * LINE))
+                given = (code, pointers, own, units, piece, thread)
+                f.builder.call(shared, [v.raw for v in given])
         stamp(index, 2)

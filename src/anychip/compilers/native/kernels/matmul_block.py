@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from anychip.compilers.native.ir import F32, F32V, I32, I32V, Cell, Function, Value
 from anychip.compilers.native.isa import Isa
@@ -10,6 +11,7 @@ from anychip.compilers.native.kernels import matmul_tiles
 from anychip.compilers.native.kernels.ahead import ask_ahead
 from anychip.compilers.native.kernels.dot import dot, is_signed
 from anychip.compilers.native.kernels.layout import COLUMNS, LAYOUTS, ROWS
+from anychip.compilers.native.kernels.passes import in_passes
 from anychip.compilers.native.kernels.quantize import (
     BIAS_AT,
     FEWEST_TILED,
@@ -20,9 +22,6 @@ from anychip.compilers.native.kernels.quantize import (
     record_bytes,
 )
 from anychip.compilers.native.kernels.store import store_tile
-
-_TOKENS_AT_ONCE = 8
-"""Tokens that share one read of a tile: what fits in 32 registers."""
 
 _DEEP, _TOGETHER = 4096, 2
 """Columns from which rows of tiles are taken in pairs. Measured: 13 % faster at 8,192 columns, some
@@ -92,17 +91,9 @@ class BlockMatmul:
         if is_tiled(isa, self.tokens):
             matmul_tiles.emit(f, isa, self, LAYOUTS[self.format], first, last)
             return
-        step = min(self.tokens, _TOKENS_AT_ONCE)
-        whole = self.tokens // step * step
         with f.loop(first * self.together, last * self.together, self.together) as tile:
             weights = f.arguments["weights"].at(tile * self._row_bytes)
-            if whole == step:
-                self._some(f, isa, tile, weights, f.i64(0), step, is_first=True)
-            else:
-                with f.loop(0, whole, step) as token:
-                    self._some(f, isa, tile, weights, token, step)
-            if self.tokens > whole:
-                self._some(f, isa, tile, weights, f.i64(whole), self.tokens - whole)
+            in_passes(f, self.tokens, partial(self._some, f, isa, tile, weights))
 
     @property
     def _row_bytes(self) -> int:
@@ -117,7 +108,7 @@ class BlockMatmul:
         weights: Value,
         token: Value,
         count: int,
-        is_first: bool = False,
+        is_first: bool,
     ) -> None:
         """`count` tokens through `together` rows of tiles, block by block, for the first time or
         once more."""

@@ -6,14 +6,15 @@ A tile is 16 rows; it holds, column after column, the sixteen rows' numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from anychip.compilers.native.ir import F32, F32V, Function, Value
 from anychip.compilers.native.isa import Isa
 from anychip.compilers.native.kernels import number
 from anychip.compilers.native.kernels.ahead import ask_ahead
+from anychip.compilers.native.kernels.passes import in_passes
 from anychip.compilers.native.kernels.store import store_tile
 
-_TOKENS_AT_ONCE = 8
 _CHAINS = 2
 """Independent sums of a token, to hide the multiply-add's latency; as many however many tokens go
 along, so that these do not change its numbers."""
@@ -51,18 +52,10 @@ class DenseMatmul:
         return self.units * 16 * self.depth * number.SIZES[self.element]
 
     def emit(self, f: Function, isa: Isa, first: Value, last: Value) -> None:
-        step = min(self.tokens, _TOKENS_AT_ONCE)
-        whole = self.tokens // step * step
         size = number.SIZES[self.element]
         with f.loop(first, last) as tile:
             weights = f.arguments["weights"].at(tile * (16 * size * self.depth))
-            if whole == step:
-                self._some(f, isa, tile, weights, f.i64(0), step, is_first=True)
-            else:
-                with f.loop(0, whole, step) as token:
-                    self._some(f, isa, tile, weights, token, step)
-            if self.tokens > whole:
-                self._some(f, isa, tile, weights, f.i64(whole), self.tokens - whole)
+            in_passes(f, self.tokens, partial(self._some, f, isa, tile, weights))
 
     def _some(
         self,
@@ -72,7 +65,7 @@ class DenseMatmul:
         weights: Value,
         token: Value,
         count: int,
-        is_first: bool = False,
+        is_first: bool,
     ) -> None:
         """`count` tokens through a row of tiles, for the first time or once more."""
         size = number.SIZES[self.element]
