@@ -25,9 +25,9 @@ class Work:
         raise AssertionError("not emitted")
 
 
-def task(reads, out, units=8, row_local=False, each=False):
+def task(reads, out, units=8, row_local=False, each=False, piece=0):
     operands = [Operand(b) for b in (*reads, out)]
-    return Task(Work(units, row_local), operands, "op", Origin(), each)
+    return Task(Work(units, row_local, piece=piece), operands, "op", Origin(), each)
 
 
 def some_tasks(seed: int) -> list[Task]:
@@ -103,6 +103,8 @@ def test_a_thread_follows_itself_through_rows_without_a_barrier():
     assert barriers(mixed, place(mixed)) == {1}
     uneven = [task([x], y, row_local=True), task([y], z, units=4, row_local=True)]
     assert barriers(uneven, place(uneven)) == {1}
+    anybody = [task([x], y, row_local=True, piece=1), task([y], z, row_local=True)]
+    assert barriers(anybody, place(anybody)) == {1}
 
 
 def test_a_cache_written_is_not_read_before_the_threads_have_met():

@@ -89,6 +89,8 @@ def _conflict(task: Task, before: Task, layout: Layout) -> bool:
         task.kernel.row_local
         and before.kernel.row_local
         and task.kernel.units == before.kernel.units
+        and not task.kernel.piece  # claimed units are anybody's
+        and not before.kernel.piece
         and not task.each
         and not before.each
     )
